@@ -1,0 +1,38 @@
+"""What a user did that cannot work, said in one sentence, and the exit codes of every program."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Iterable
+
+EXIT_FINISHED = 0
+EXIT_USER_ERROR = 2
+EXIT_STOPPED_ON_REQUEST = 75
+
+
+class UserError(ValueError):
+    """A mistake of the user's: the message says what was asked, what was found and what to type."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns ' Did you mean X?' for the nearest known name, or '' where none is near."""
+    near = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.6)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def run_program(main: Callable[[], object]) -> None:
+    """Runs `main` and leaves with the exit codes of the contract.
+
+    A UserError becomes one message on standard error and exit code 2; anything else keeps its
+    traceback, because it is a defect. Under a launcher every other rank than 0 names itself.
+    """
+    try:
+        main()
+    except UserError as error:
+        rank = os.environ.get("RANK", "0")
+        speaker = os.path.basename(sys.argv[0]) + (f" (rank {rank})" if rank != "0" else "")
+        print(f"{speaker}: {error}", file=sys.stderr, flush=True)
+        sys.exit(EXIT_USER_ERROR)
+    sys.exit(EXIT_FINISHED)
