@@ -1,0 +1,88 @@
+"""Proves that batches have T5's exact shapes, end in EOS, hide padding, and do not depend on
+which examples share them."""
+
+import numpy as np
+import torch
+
+from corruption_t5 import span_corruption
+from data_collator_t5 import FineTuningCollator, PreTrainingCollator, WindowBatch
+
+SENTINELS = list(range(32099, 31999, -1))
+
+
+def make_collator(*, input_length=512, roll=False) -> PreTrainingCollator:
+    objective = span_corruption(
+        input_length_tokens=input_length,
+        noise_density=0.15,
+        mean_noise_span_length=3.0,
+        random_roll=roll,
+    )
+    return PreTrainingCollator(
+        objective=objective, sentinels=SENTINELS, pad_id=0, eos_id=1, start_id=0, seed=3
+    )
+
+
+def windows_of(examples, *, lengths, epoch=0) -> WindowBatch:
+    windows = [
+        np.arange(100 + 1000 * e, 100 + 1000 * e + n, dtype=np.uint16)
+        for e, n in zip(examples, lengths, strict=True)
+    ]
+    return WindowBatch(windows, np.full(len(windows), epoch), np.array(examples))
+
+
+def test_512_tokens_take_568_and_answer_114():
+    batch = make_collator()(windows_of(range(8), lengths=[568] * 8))
+    assert batch["input_ids"].shape == (8, 512)
+    assert batch["labels"].shape == (8, 114)
+    assert "attention_mask" not in batch  # nothing is padded
+    assert (batch["input_ids"][:, -1] == 1).all() and (batch["labels"][:, -1] == 1).all()
+    assert (batch["input_ids"] >= 31999).sum(1).tolist() == [28] * 8
+    assert (batch["decoder_input_ids"][:, 0] == 0).all()
+    assert torch.equal(batch["decoder_input_ids"][:, 1:], batch["labels"][:, :-1])
+
+
+def test_sentinels_descend_from_extra_id_0():
+    batch = make_collator()(windows_of([0], lengths=[568]))
+    found = [t for t in batch["labels"][0].tolist() if t > 31999]
+    assert found == SENTINELS[:28]
+
+
+def test_short_windows_are_padded_and_masked():
+    batch = make_collator(input_length=64)(windows_of([0, 1, 2], lengths=[70, 9, 1]))
+    assert batch["input_ids"].shape[1] == 64
+    for ids, mask, labels in zip(
+        batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True
+    ):
+        length = int(mask.sum())
+        assert ids[length - 1] == 1 and (ids[length:] == 0).all() and (mask[:length] == 1).all()
+        assert (labels == 1).sum() == 1
+        assert (labels[labels.tolist().index(1) + 1 :] == -100).all()
+
+
+def test_an_example_is_the_same_in_any_batch():
+    collator = make_collator(input_length=64)
+    together = collator(windows_of([4, 5, 6], lengths=[70, 70, 30]))
+    for row, (example, length) in enumerate([(4, 70), (5, 70), (6, 30)]):
+        alone = collator(windows_of([example], lengths=[length]))
+        for name in ("input_ids", "labels"):
+            assert torch.equal(alone[name][0], together[name][row])
+        assert alone["example_index"].tolist() == [example]
+
+
+def test_epochs_differ():
+    collator = make_collator(input_length=64)
+    first, second = (collator(windows_of([0], lengths=[70], epoch=e)) for e in (0, 1))
+    assert not torch.equal(first["labels"], second["labels"])
+
+
+def test_fine_tuning_pads_to_a_multiple_of_eight():
+    examples = [
+        {"input_ids": np.array([5, 6, 1]), "labels": np.array([7, 1]), "example_index": 3},
+        {"input_ids": np.arange(5, 14), "labels": np.array([7, 8, 1]), "example_index": 9},
+    ]
+    batch = FineTuningCollator(pad_id=0, start_id=0)(examples)
+    assert batch["input_ids"].shape == (2, 16) and batch["labels"].shape == (2, 8)
+    assert batch["attention_mask"].sum(1).tolist() == [3, 9]
+    assert batch["labels"][0].tolist() == [7, 1] + [-100] * 6
+    assert batch["decoder_input_ids"][0].tolist() == [0, 7, 1, 0, 0, 0, 0, 0]
+    assert batch["example_index"].tolist() == [3, 9]
