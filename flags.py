@@ -1,0 +1,509 @@
+"""Every flag of the two scripts: what it sets, its unit, and why its default is what it is.
+
+`parse_flags` reads a recipe and the command line into dataclasses. The Trainer's own arguments are
+inherited, with T5's defaults where the library's do not suit T5; only the scripts know these
+classes, everything else takes plain values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import sys
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import yaml
+from transformers import HfArgumentParser, Seq2SeqTrainingArguments
+from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
+
+from constants import DATASET_VALS, MODEL_SHAPES
+from corruption_t5 import OBJECTIVES
+from errors import UserError, did_you_mean
+from optimizer_t5 import OPTIMIZERS, SCHEDULES
+
+logger = logging.getLogger(__name__)
+
+# Spellings of the original scripts, where their meaning is the same.
+ALIASES = {
+    "optimizer": "optim",
+    "training_accumulation_steps": "gradient_accumulation_steps",
+    "pre_training_dataset_paths": "dataset_paths",
+    "pre_training_dataset_names": "dataset_names",
+    "num_train_examples": "max_train_examples",
+    "num_validation_examples": "max_validation_examples",
+    "deepspeed_config": "deepspeed",
+}
+SECRETS = ("hub_token",)
+
+
+def flag(default, help: str, **metadata):
+    """A dataclass field that is a flag: its default and the text `--help` shows."""
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass
+class ModelArguments:
+    """Which model is trained."""
+
+    _argument_group_name = "model"
+
+    model_name_or_path: str = flag(
+        "google/t5-v1_1-base",
+        "Hub name or folder of the checkpoint to start from: T5, v1.1, mT5, umT5, FLAN-T5.",
+    )
+    initialize_from_scratch: bool = flag(
+        False, "Start from random weights of --config_name instead of a checkpoint."
+    )
+    config_name: str | None = flag(
+        None,
+        f"Shape of a model from scratch: one of {', '.join(MODEL_SHAPES)} (known offline), or a "
+        "folder or Hub name. None: --model_name_or_path. A shape alone implies "
+        "--initialize_from_scratch.",
+    )
+    config_overrides: str | None = flag(
+        None, "Fields of the model's config to change: d_model=128,num_layers=4."
+    )
+    tokenizer_name: str | None = flag(
+        None, "Folder or Hub name of the tokenizer. None: --model_name_or_path."
+    )
+    attn_implementation: str = flag(
+        "auto",
+        "Attention code: eager, sdpa, or auto. Auto is eager on a CPU, where sdpa trains slower "
+        "because T5's bias needs a gradient, and sdpa on a GPU.",
+        choices=["auto", "eager", "sdpa"],
+    )
+    dropout_rate: float = flag(0.0, "Dropout.")
+
+    def __post_init__(self):
+        if self.config_name in MODEL_SHAPES:
+            self.initialize_from_scratch = True
+        if self.tokenizer_name is None:
+            self.tokenizer_name = self.model_name_or_path
+
+    def settings(self) -> dict[str, object]:
+        """What `model_t5.start_model` wants to know."""
+        return {
+            "name_or_path": self.model_name_or_path,
+            "shape": (self.config_name or self.model_name_or_path)
+            if self.initialize_from_scratch
+            else None,
+            "config_overrides": self.config_overrides,
+            "dropout_rate": self.dropout_rate,
+            "attn_implementation": self.attn_implementation,
+        }
+
+
+@dataclass
+class PreTrainingModelArguments(ModelArguments):
+    dropout_rate: float = flag(0.0, "Dropout. T5 v1.1 was pre-trained without.")
+
+
+@dataclass
+class FineTuningModelArguments(ModelArguments):
+    dropout_rate: float = flag(0.1, "Dropout. T5's rate for fine-tuning.")
+
+
+@dataclass
+class DataArguments:
+    """What both scripts know of their data."""
+
+    _argument_group_name = "data"
+
+    train_file: str | None = flag(
+        None,
+        "Training text: comma list and globs of .txt, .jsonl, .csv, .tsv, .parquet, "
+        "plain, .gz or .zst.",
+    )
+    validation_file: str | None = flag(None, "Held-out text, in the same forms.")
+    max_train_examples: int | None = flag(None, "Use only the first so many. None: all.")
+    max_validation_examples: int | None = flag(None, "Use only the first so many. None: all.")
+    input_seq_length: int = flag(512, "Encoder tokens per example, EOS included. T5's default.")
+    show_examples: int = flag(
+        0,
+        "Print so many examples as text, ids and lengths, with the share truncated and unknown, "
+        "and stop before a model is loaded.",
+    )
+
+
+@dataclass
+class PreTrainingDataArguments(DataArguments):
+    dataset_paths: str | None = flag(
+        None,
+        "Data sets: comma list of Hub names, save_to_disk folders, and installed_docs (the English "
+        "documentation that the installed packages bring along).",
+    )
+    dataset_names: str | None = flag(
+        None, "Configurations of --dataset_paths, one by one, as in 20220301.en, (empty: none)."
+    )
+    text_column_name: str = flag("text", "Column that holds the text.")
+    validation_split_percentage: float = flag(
+        5.0,
+        "Percent of the windows held out where there is no --validation_file; 0 for none. Runs of "
+        "8 neighbouring windows, spread evenly.",
+    )
+    tokenized_dataset_dir: str = flag(
+        "./tokenized_datasets",
+        "Folder of tokenised corpora, found again by contents, tokenizer and settings.",
+    )
+    objective: str = flag(
+        "span_corruption", f"What is learnt: {', '.join(OBJECTIVES)}.", choices=list(OBJECTIVES)
+    )
+    mlm_probability: float = flag(0.15, "Share of tokens hidden. T5's default.")
+    mean_noise_span_length: float = flag(3.0, "Mean length of a hidden span, tokens. T5's default.")
+    random_roll: bool = flag(
+        False,
+        "Turn each mask by a random offset, so that a text may start hidden and end visible. T5's "
+        "default is off: the last token is then always hidden.",
+    )
+
+    def __post_init__(self):
+        if not 0 < self.mlm_probability < 1:
+            raise UserError(
+                f"--mlm_probability {self.mlm_probability}: expected a share between 0 and 1."
+            )
+        if self.mean_noise_span_length < 1:
+            raise UserError(
+                f"--mean_noise_span_length {self.mean_noise_span_length}: a span has at least 1 "
+                "token."
+            )
+        if not 0 <= self.validation_split_percentage <= 50:
+            raise UserError(
+                f"--validation_split_percentage {self.validation_split_percentage}: expected 0 "
+                "to 50 percent."
+            )
+        if not (self.train_file or self.dataset_paths):
+            raise UserError(
+                "No text to train on: give --train_file FILE[,FILE...] or --dataset_paths NAME "
+                "(installed_docs is there without network)."
+            )
+
+
+@dataclass
+class FineTuningDataArguments(DataArguments):
+    benchmark: str | None = flag(
+        None,
+        f"Benchmark of --dataset_name: {', '.join(DATASET_VALS)}, or one of --task_file. None: "
+        "glue, or the only one of --task_file.",
+    )
+    dataset_name: str | None = flag(
+        None, "Task, such as sst2 or mrpc. None: sst2, or the only one of --task_file."
+    )
+    data_dir: str | None = flag(
+        None,
+        "Read tasks from DIR/{task}.{split}.jsonl[.gz] or "
+        "DIR/{task}/{split}.{jsonl,csv,tsv,parquet}[.gz] instead of the Hub.",
+    )
+    task_file: str | None = flag(
+        None, "YAML file with a task of your own, in the keys of DATASET_VALS (constants.py)."
+    )
+    test_file: str | None = flag(None, "Test rows, in the forms of --train_file.")
+    max_test_examples: int | None = flag(None, "Use only the first so many. None: all.")
+    target_seq_length: int = flag(
+        64, "Decoder tokens per example, EOS included; also the most that is generated."
+    )
+    eval_with: str = flag(
+        "generate",
+        "How answers are found: generate (text, greedy), or teacher_forcing (loss and token "
+        "accuracy only, faster).",
+        choices=["generate", "teacher_forcing"],
+    )
+    eval_with_beam_search: bool = flag(False, "Generate with beams instead of greedily.")
+    beam_search_num_beams: int = flag(4, "Beams. T5's number.")
+    beam_search_length_penalty: float = flag(0.6, "Length penalty of beams. T5's alpha.")
+    patience: int | None = flag(
+        None, "Stop after so many evaluations without a better score. None: never."
+    )
+
+    def __post_init__(self):
+        if self.task_file is None:
+            self.benchmark = self.benchmark or "glue"
+            self.dataset_name = self.dataset_name or "sst2"
+
+
+@dataclass
+class T5TrainingArguments(Seq2SeqTrainingArguments):
+    """The Trainer's arguments with defaults that suit T5, and T5's own optimizers and schedules."""
+
+    output_dir: str = flag("outputs", "Folder for the model, checkpoints, scores and the card.")
+    do_train: bool = flag(True, "Train.")
+    do_eval: bool = flag(True, "Evaluate on held-out data.")
+    do_predict: bool = flag(True, "Score the test set and write predictions (fine-tuning).")
+    optim: str = flag(
+        "t5_adafactor",
+        f"Optimizer: {', '.join(OPTIMIZERS)} (this project's), or any of the Trainer's, such as "
+        "adamw_torch.",
+    )
+    lr_scheduler_type: str = flag(
+        "constant",
+        f"Schedule: {', '.join(SCHEDULES)} (this project's), or any of the Trainer's, such as "
+        "linear, cosine, constant_with_warmup.",
+    )
+    adam_epsilon: float = flag(
+        1e-6, "Added to Adam's denominator. nanoT5's value; 1e-8 is less than T5's gradients bear."
+    )
+    bf16: bool | None = flag(
+        None,
+        "Train in bfloat16. None: wherever the device computes in it natively (T5 overflows in "
+        "fp16, where its authors trained in bfloat16).",
+    )
+    use_cpu: bool | None = flag(None, "Use the CPU. None: only where there is no accelerator.")
+    eval_strategy: str = flag("steps", "When to evaluate: no, steps or epoch.")
+    logging_steps: float = flag(50, "Steps between log lines; below 1: a fraction of the run.")
+    save_total_limit: int | None = flag(2, "Checkpoints kept, the best one besides. None: all.")
+    report_to: str = flag(
+        "none", "Trackers: none, tensorboard, wandb, trackio. None of them is asked unless named."
+    )
+    remove_unused_columns: bool = flag(False, "Leave at False: the collators write what T5 takes.")
+    resume_from_checkpoint: str | None = flag(
+        "auto", "auto: the newest complete checkpoint of --output_dir; PATH: that one; none."
+    )
+    seed: int = flag(42, "Seed of initialisation, dropout, data order and masks.")
+
+    def __post_init__(self):
+        if self.use_cpu is None:
+            self.use_cpu = torch.accelerator.current_accelerator() is None
+        if self.use_cpu:
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        if self.bf16 is None:
+            self.bf16 = not self.fp16 and _computes_bf16(self.use_cpu)
+        if self.resume_from_checkpoint in ("none", "None", "False", ""):
+            self.resume_from_checkpoint = None
+        optimizer = self._known(self.optim, OPTIMIZERS, OptimizerNames, flag="--optim")
+        schedule = self._known(
+            self.lr_scheduler_type, SCHEDULES, SchedulerType, flag="--lr_scheduler_type"
+        )
+        self.optim, self.lr_scheduler_type = "adamw_torch", "constant"
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            raise UserError(f"The flags do not go together: {error}") from error
+        if optimizer not in OPTIMIZERS:
+            optimizer = OptimizerNames(optimizer)
+        if schedule not in SCHEDULES:
+            schedule = SchedulerType(schedule)
+        self.optim, self.lr_scheduler_type = optimizer, schedule
+        self._use_one_device_per_process()
+
+    def _use_one_device_per_process(self) -> None:
+        """One process drives one GPU; torch's DataParallel would change T5's loss."""
+        if self.n_gpu > 1:
+            logger.warning(
+                "%d GPUs are here and one process uses one of them. For all: torchrun "
+                "--nproc_per_node %d %s ...",
+                self.n_gpu,
+                self.n_gpu,
+                os.path.basename(sys.argv[0]),
+            )
+            self._n_gpu = 1
+
+    @staticmethod
+    def _known(name: str, own: dict, library: type, *, flag: str) -> str:
+        known = [*own, *(member.value for member in library)]
+        if name not in known:
+            raise UserError(
+                f"{flag} {name} is not known.{did_you_mean(name, known)} This project has "
+                f"{', '.join(own)}; the Trainer has {', '.join(known[len(own) :])}."
+            )
+        return name
+
+
+def _computes_bf16(use_cpu: bool) -> bool:
+    if use_cpu:
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+@dataclass
+class PreTrainingArguments(T5TrainingArguments):
+    output_dir: str = flag(
+        "outputs/pre_train", "Folder for the model, checkpoints, scores and the card."
+    )
+    optim: str = flag(
+        "adamw_rms",
+        f"Optimizer: {', '.join(OPTIMIZERS)} (this project's), or any of the Trainer's.",
+    )
+    learning_rate: float = flag(
+        2e-2, "Peak learning rate. nanoT5's for adamw_rms, where it is relative to each matrix."
+    )
+    lr_scheduler_type: str = flag(
+        "cosine", f"Schedule: {', '.join(SCHEDULES)} (this project's), or any of the Trainer's."
+    )
+    max_steps: int = flag(65_536, "Optimizer steps; -1: by --num_train_epochs. nanoT5's number.")
+    warmup_steps: float = flag(
+        0.1, "Steps of warm-up; below 1: a fraction of the run. nanoT5 takes 15 %."
+    )
+    per_device_train_batch_size: int = flag(16, "Examples per device and step.")
+    per_device_eval_batch_size: int = flag(16, "Examples per device in evaluation.")
+    eval_steps: float | None = flag(0.1, "Steps between evaluations; below 1: a fraction.")
+    save_steps: float = flag(0.1, "Steps between checkpoints; below 1: a fraction of the run.")
+
+
+@dataclass
+class FineTuningArguments(T5TrainingArguments):
+    output_dir: str = flag(
+        "outputs/fine_tune", "Folder for the model, checkpoints, scores, predictions and the card."
+    )
+    learning_rate: float = flag(1e-3, "Learning rate. T5's for fine-tuning with Adafactor.")
+    num_train_epochs: float = flag(3.0, "Passes over the training rows.")
+    per_device_train_batch_size: int = flag(16, "Examples per device and step.")
+    per_device_eval_batch_size: int = flag(64, "Examples per device in evaluation.")
+    eval_strategy: str = flag("epoch", "When to evaluate: no, steps or epoch.")
+    save_strategy: str = flag("epoch", "When to save: as --eval_strategy, to keep the best model.")
+    load_best_model_at_end: bool = flag(True, "Test with, and leave behind, the best checkpoint.")
+
+
+# ---- parsing ------------------------------------------------------------------------------------
+
+
+class FlagParser(HfArgumentParser):
+    """HfArgumentParser whose mistakes are UserErrors, without three pages of usage."""
+
+    def error(self, message: str):
+        raise UserError(f"{message} (--help lists all flags.)")
+
+
+def parse_flags(classes: Sequence[type], argv: Sequence[str] | None = None) -> tuple:
+    """One object per class, read from a recipe, if any, and from the command line over it.
+
+    The recipe is `--config FILE.yaml` or the first word. Every object remembers all settings as
+    they were given, for `write_run_yaml`.
+    """
+    parser = FlagParser(classes, allow_abbrev=False)
+    known = {name: kind for cls in classes for name, kind in typing.get_type_hints(cls).items()}
+    known = {f.name: known[f.name] for cls in classes for f in dataclasses.fields(cls) if f.init}
+    recipe, words = _split_recipe(list(sys.argv[1:] if argv is None else argv))
+    settings = _settings_of(_recipe_words(recipe, known) + words, known)
+    namespace = parser.parse_args(
+        [word for name, values in settings.items() for word in _words_of(name, values, known)]
+    )
+    for name, values in settings.items():
+        if values == ["None"] and type(None) in typing.get_args(known[name]):
+            setattr(namespace, name, None)
+    given = {name: getattr(namespace, name) for name in known if name not in SECRETS}
+    objects = []
+    for cls in classes:
+        values = {f.name: getattr(namespace, f.name) for f in dataclasses.fields(cls) if f.init}
+        objects.append(cls(**values))
+        objects[-1].given = given
+    return tuple(objects)
+
+
+def _split_recipe(words: list[str]) -> tuple[Path | None, list[str]]:
+    if words and words[0].endswith((".yaml", ".yml")):
+        return Path(words[0]), words[1:]
+    for position, word in enumerate(words):
+        if word == "--config":
+            if position + 1 == len(words):
+                raise UserError("--config needs a YAML file, as in --config recipes/demo.yaml.")
+            return Path(words[position + 1]), words[:position] + words[position + 2 :]
+        if word.startswith("--config="):
+            return Path(word.partition("=")[2]), words[:position] + words[position + 1 :]
+    return None, words
+
+
+def _recipe_words(recipe: Path | None, known: dict[str, object]) -> list[str]:
+    """A recipe's settings as command-line words, so that both are parsed alike."""
+    if recipe is None:
+        return []
+    try:
+        settings = yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise UserError(f"The recipe {recipe} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"The recipe {recipe} is not valid YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"The recipe {recipe} must hold lines `flag: value`.")
+    words = []
+    for key, value in settings.items():
+        if ALIASES.get(key, key) not in known:
+            raise UserError(
+                f"{recipe}: unknown key {key!r}.{did_you_mean(key, [*known, *ALIASES])}"
+            )
+        words.append(f"--{key}={_as_word(value)}")
+    return words
+
+
+def _as_word(value: object) -> str:
+    if isinstance(value, dict):
+        return json.dumps(value)
+    if isinstance(value, list):
+        return ",".join(str(item) for item in value)
+    return str(value)
+
+
+def _settings_of(words: list[str], known: dict[str, object]) -> dict[str, list[str]]:
+    """{flag: its words} in full spelling; the last mention of a flag wins."""
+    pairs: list[tuple[str, list[str]]] = []
+    for word in words:
+        if not word.startswith("--"):
+            if not pairs:
+                raise UserError(f"{word!r} is neither a flag nor a recipe (a file named *.yaml).")
+            pairs[-1][1].append(word)
+            continue
+        name, equals, value = word[2:].partition("=")
+        pairs.append((name.replace("-", "_"), [value] if equals else []))
+    settings: dict[str, list[str]] = {}
+    for name, values in pairs:
+        name = ALIASES.get(name, name)
+        if name.startswith("no_") and known.get(name[3:]) is bool:
+            name, values = name[3:], ["False"]
+        if name not in known and name != "help":
+            raise UserError(f"Unknown flag --{name}.{did_you_mean(name, [*known, *ALIASES])}")
+        settings.pop(name, None)
+        settings[name] = values
+    return settings
+
+
+def _words_of(name: str, values: list[str], known: dict[str, object]) -> list[str]:
+    """One setting as argparse takes it; None is left out and set afterwards."""
+    if name == "help":
+        return ["--help"]
+    kind = known[name]
+    if not values and kind in (bool, bool | None):
+        return [f"--{name}=True"]
+    if not values:
+        raise UserError(f"--{name} needs a value.")
+    if values == ["None"]:
+        return []
+    if len(values) > 1 and not _takes_list(kind):
+        raise UserError(
+            f"--{name} takes one value, found {len(values)}: {' '.join(values)}. Quote a value "
+            "that has spaces."
+        )
+    return [f"--{name}", *values] if len(values) > 1 else [f"--{name}={values[0]}"]
+
+
+def _takes_list(kind: object) -> bool:
+    return any(typing.get_origin(part) is list for part in (kind, *typing.get_args(kind)))
+
+
+# ---- files every run leaves ---------------------------------------------------------------------
+
+
+def make_output_dir(output_dir: str) -> Path:
+    """The output folder, made and written to once, before any long work."""
+    folder = Path(output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"--output_dir {output_dir} cannot be written ({error.strerror}). Give a folder that "
+            "can."
+        ) from error
+    return folder
+
+
+def write_run_yaml(folder: Path, given: dict[str, object]) -> None:
+    """All settings of a run but secrets: `--config run.yaml` repeats it."""
+    text = yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
+    (folder / "run.yaml").write_text("# --config run.yaml repeats this run.\n" + text)

@@ -1,0 +1,244 @@
+"""Tokenizers and models: from a checkpoint of the T5 family, or from a shape alone."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    T5Config,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+
+from constants import MODEL_SHAPES
+from errors import UserError, did_you_mean
+
+logger = logging.getLogger(__name__)
+
+EMBEDDING_MULTIPLE = 128
+
+
+# ---- tokenizers ---------------------------------------------------------------------------------
+
+
+def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or Hub repository."""
+    try:
+        return AutoTokenizer.from_pretrained(name_or_path)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            _unreachable("tokenizer", name_or_path, error)
+            + " Give a folder with --tokenizer_name, or make one with train_tokenizer_t5.py."
+        ) from error
+
+
+def sentinel_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of <extra_id_0>, <extra_id_1>, ... as far as the tokenizer has them, found by name."""
+    vocabulary = tokenizer.get_vocab()
+    ids: list[int] = []
+    while f"<extra_id_{len(ids)}>" in vocabulary:
+        ids.append(vocabulary[f"<extra_id_{len(ids)}>"])
+    return ids
+
+
+def require_sentinels(tokenizer: PreTrainedTokenizerBase, *, needed: int) -> list[int]:
+    """The sentinel ids, or the reason why the objective cannot be written with them."""
+    ids = sentinel_ids(tokenizer)
+    if len(ids) < needed:
+        raise UserError(
+            f"The objective needs {needed} sentinel tokens per example, and the tokenizer "
+            f"{tokenizer.name_or_path} has {len(ids)} (<extra_id_0>, ...). Use a shorter "
+            "--input_seq_length, a smaller --mlm_probability, a longer --mean_noise_span_length, "
+            "or a tokenizer made by train_tokenizer_t5.py --num_sentinels."
+        )
+    return ids
+
+
+# ---- models -------------------------------------------------------------------------------------
+
+
+def start_model(
+    *,
+    name_or_path: str,
+    shape: str | None,
+    tokenizer: PreTrainedTokenizerBase,
+    dropout_rate: float,
+    seed: int,
+    use_cpu: bool,
+    config_overrides: str | None = None,
+    attn_implementation: str = "auto",
+) -> PreTrainedModel:
+    """A model from random weights where a shape is given, else from a checkpoint."""
+    if attn_implementation == "auto":
+        attn_implementation = "eager" if use_cpu else "sdpa"
+    settings = {
+        "tokenizer": tokenizer,
+        "dropout_rate": dropout_rate,
+        "config_overrides": config_overrides,
+        "attn_implementation": attn_implementation,
+    }
+    if shape is None:
+        return load_model(name_or_path=name_or_path, **settings)
+    return make_model(shape=shape, seed=seed, **settings)
+
+
+def load_model(
+    *,
+    name_or_path: str,
+    tokenizer: PreTrainedTokenizerBase,
+    dropout_rate: float,
+    config_overrides: str | None = None,
+    attn_implementation: str = "eager",
+) -> PreTrainedModel:
+    """A checkpoint of the T5 family in float32, with an embedding row for every token.
+
+    The embedding only ever grows, to a multiple of 128 rows.
+    """
+    config = _load_config(name_or_path)
+    config = _override(config, config_overrides, dropout_rate=dropout_rate)
+    try:
+        model = _model_class(config).from_pretrained(
+            name_or_path,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=attn_implementation,
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(_unreachable("model", name_or_path, error) + " " + MODEL_REMEDY) from error
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=EMBEDDING_MULTIPLE)
+    return _with_token_ids(model, tokenizer)
+
+
+def make_model(
+    *,
+    shape: str,
+    tokenizer: PreTrainedTokenizerBase,
+    dropout_rate: float,
+    seed: int,
+    config_overrides: str | None = None,
+    attn_implementation: str = "eager",
+) -> PreTrainedModel:
+    """A randomly initialised model of a named shape, or of the config in a folder or repository.
+
+    The vocabulary is the tokenizer's, rounded up to a multiple of 128. A T5 v1.1 gets an output
+    head of its own with standard deviation d_model ** -0.5, as flaxformer's `logits_dense` has it;
+    transformers would tie it to the embedding without T5 1.0's output scaling, and start at a loss
+    of some 120 nats instead of ln(vocabulary).
+    """
+    config = T5Config(**MODEL_SHAPES[shape]) if shape in MODEL_SHAPES else _load_config(shape)
+    config = _override(config, config_overrides, dropout_rate=dropout_rate)
+    config.vocab_size = -(-len(tokenizer) // EMBEDDING_MULTIPLE) * EMBEDDING_MULTIPLE
+    config._attn_implementation = attn_implementation
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = _model_class(config)(config)
+        if _has_own_head(config):
+            torch.nn.init.normal_(model.lm_head.weight, std=config.d_model**-0.5)
+    return _with_token_ids(model, tokenizer)
+
+
+MODEL_REMEDY = (
+    "Without network give a folder: --model_name_or_path FOLDER; or start from random weights: "
+    "--initialize_from_scratch --config_name t5-v1_1-small --tokenizer_name FOLDER."
+)
+
+
+def _unreachable(what: str, name_or_path: str, error: Exception) -> str:
+    if Path(name_or_path).is_dir():
+        found = sorted(p.name for p in Path(name_or_path).iterdir())
+        reason = str(error).splitlines()[0]
+        return f"The folder {name_or_path} holds no {what} that loads ({found}): {reason}."
+    return (
+        f"The {what} {name_or_path} is neither a folder here nor could it be fetched from the "
+        "Hugging Face Hub (unreachable, misspelt, or private)."
+    )
+
+
+def _load_config(name_or_path: str) -> PretrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(name_or_path)
+    except (OSError, ValueError) as error:
+        shapes = did_you_mean(name_or_path, MODEL_SHAPES)
+        raise UserError(
+            _unreachable("model configuration", name_or_path, error) + shapes + " " + MODEL_REMEDY
+        ) from error
+
+
+DERIVED_FIELDS = ("dense_act_fn", "is_gated_act", "scale_decoder_outputs")
+
+
+def _override(
+    config: PretrainedConfig, overrides: str | None, *, dropout_rate: float
+) -> PretrainedConfig:
+    """The config with `a=1,b=2` applied, and all that follows from these fields derived again."""
+    changes: dict[str, object] = {"dropout_rate": dropout_rate}
+    for item in filter(None, (part.strip() for part in (overrides or "").split(","))):
+        name, found_equals, text = item.partition("=")
+        known = [key for key in config.to_dict() if key not in DERIVED_FIELDS]
+        if not found_equals or name not in known:
+            raise UserError(
+                f"--config_overrides {item}: expected field=value with a field of "
+                f"{type(config).__name__}.{did_you_mean(name, known)}"
+            )
+        changes[name] = _parse_like(getattr(config, name), text, flag=item)
+    if "num_layers" in changes:
+        changes.setdefault("num_decoder_layers", changes["num_layers"])
+    fields = {key: value for key, value in config.to_dict().items() if key not in DERIVED_FIELDS}
+    fields["tie_word_embeddings"] = not _has_own_head(config)
+    return type(config).from_dict({**fields, **changes})
+
+
+def _parse_like(current: object, text: str, *, flag: str) -> object:
+    """`text` as a value of the type that the field has now."""
+    if isinstance(current, bool):
+        if text.lower() not in ("true", "false"):
+            raise UserError(f"--config_overrides {flag}: expected true or false, found {text}.")
+        return text.lower() == "true"
+    if isinstance(current, (int, float)):
+        try:
+            return type(current)(text)
+        except ValueError:
+            kind = "a whole number" if isinstance(current, int) else "a number"
+            raise UserError(f"--config_overrides {flag}: expected {kind}, found {text}.") from None
+    return text
+
+
+def _has_own_head(config: PretrainedConfig) -> bool:
+    """True for T5 v1.1 and its kin: unscaled decoder outputs go into a head of their own."""
+    return not getattr(config, "scale_decoder_outputs", True)
+
+
+def _model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
+    """The library's class for this config; where the head is its own, one that never ties it."""
+    if type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+        raise UserError(
+            f"{config.model_type} is no encoder-decoder model this project can train; it trains "
+            "the T5 family (T5, T5 v1.1, mT5, umT5, ByT5, FLAN-T5)."
+        )
+    library_class = AutoModelForSeq2SeqLM._model_mapping[type(config)]
+    if not _has_own_head(config):
+        return library_class
+    tied = dict(library_class._tied_weights_keys)
+    tied.pop("lm_head.weight", None)
+    attributes = {"_tied_weights_keys": tied, "__module__": library_class.__module__}
+    return type(library_class.__name__, (library_class,), attributes)
+
+
+def _with_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The model with start, end and padding as the tokenizer has them, for forward and generate."""
+    for settings in (model.config, model.generation_config):
+        settings.pad_token_id = tokenizer.pad_token_id
+        settings.eos_token_id = tokenizer.eos_token_id
+        if getattr(settings, "decoder_start_token_id", None) is None:
+            settings.decoder_start_token_id = tokenizer.pad_token_id
+    # Tied copies are not in a checkpoint; this tells the Trainer not to miss them.
+    model._keys_to_ignore_on_save = list(model._tied_weights_keys)
+    return model

@@ -1,0 +1,425 @@
+"""The training engine: Seq2SeqTrainer with T5's loss, rank-independent scores and a run's tail.
+
+What is different from the library's trainer, and why, stands at each method; the measurements
+behind it are in the tests of the same name.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from torch.nn import functional
+from torch.utils.data import Dataset, Sampler
+from tqdm.auto import tqdm
+from transformers import Seq2SeqTrainer, TrainerCallback
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils.logging import disable_progress_bar
+
+from constants import IGNORE_ID
+from errors import UserError
+from optimizer_t5 import OPTIMIZERS, SCHEDULES
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_FILES = ("model.safetensors", "trainer_state.json", "scheduler.pt", "optimizer.pt")
+
+
+class EpochSampler(Sampler):
+    """Keys epoch * num_examples + position, shuffled anew in each epoch by (seed, epoch) alone.
+
+    The order is the same for any number of ranks and workers, and no global generator is touched.
+    """
+
+    def __init__(self, num_examples: int, *, seed: int):
+        self.num_examples = num_examples
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_examples
+
+    def __iter__(self):
+        order = np.random.Generator(np.random.PCG64([self.seed, self.epoch]))
+        first = self.epoch * self.num_examples
+        yield from (first + order.permutation(self.num_examples)).tolist()
+
+
+@dataclass
+class Answer:
+    """What the model made of one example of an evaluation set."""
+
+    example: int
+    loss_sum: float
+    num_tokens: int
+    num_correct_tokens: int
+    text: str | None = None
+
+
+def mean_scores(answers: list[Answer]) -> dict[str, float]:
+    """Mean loss per target token in nats, and the share of target tokens predicted, 0-100."""
+    num_tokens = max(sum(answer.num_tokens for answer in answers), 1)
+    return {
+        "loss": math.fsum(answer.loss_sum for answer in answers) / num_tokens,
+        "token_accuracy": 100 * sum(answer.num_correct_tokens for answer in answers) / num_tokens,
+    }
+
+
+class T5Trainer(Seq2SeqTrainer):
+    """`score(dataset, answers)` returns the metrics of an evaluation set beyond loss and accuracy.
+
+    `generation` holds what `generate` is called with; None evaluates by teacher forcing alone.
+    """
+
+    def __init__(
+        self,
+        *,
+        score: Callable[[Dataset, list[Answer]], dict[str, float]] | None = None,
+        generation: dict | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        disable_progress_bar()  # a bar for each saved file would bury the run's own
+        self.score = score
+        self.generation = generation
+        self.answers: dict[str, list[Answer]] = {}
+        self.model_accepts_loss_kwargs = True  # count target tokens over the whole optimizer step
+        self.loss_is_scaled_for_ga = True  # ... and do not divide by accumulation steps again
+        self.remove_callback(ProgressCallback)
+        self.remove_callback(PrinterCallback)
+        if self.is_world_process_zero():
+            self.add_callback(RunProgress(disable_bars=self.args.disable_tqdm))
+
+    # ---- loss ----
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Sum over target tokens / target tokens of the whole optimizer step, all ranks included.
+
+        T5's forward ignores `num_items_in_batch`, so the library's loss depends on how a batch is
+        split into accumulation steps and ranks; this one does not. Ranks are averaged by DDP and
+        DeepSpeed afterwards, hence the factor.
+        """
+        labels = inputs["labels"]
+        outputs = model(**_forward_inputs(inputs))
+        loss = functional.cross_entropy(
+            outputs.logits.flatten(0, 1).float(),
+            labels.flatten(),
+            ignore_index=IGNORE_ID,
+            reduction="sum",
+            label_smoothing=self.args.label_smoothing_factor if model.training else 0.0,
+        )
+        if num_items_in_batch is None:
+            num_items_in_batch = (labels != IGNORE_ID).sum()
+        else:
+            loss = loss * self.accelerator.num_processes
+        loss = loss / num_items_in_batch
+        return (loss, outputs) if return_outputs else loss
+
+    # ---- data order ----
+
+    def _get_train_sampler(self, train_dataset=None) -> Sampler:
+        dataset = train_dataset if train_dataset is not None else self.train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return EpochSampler(len(dataset), seed=seed)
+
+    # ---- optimizer and schedule ----
+
+    def create_optimizer(self, model=None):
+        """This project's optimizers by name, else the library's."""
+        if self.optimizer is None and self.args.optim in OPTIMIZERS:
+            trained = self.model if model is None else model
+            decayed = set(self.get_decay_parameter_names(trained))
+            named = [(n, p) for n, p in trained.named_parameters() if p.requires_grad]
+            groups = [
+                {"params": [p for n, p in named if n in decayed]},
+                {"params": [p for n, p in named if n not in decayed], "weight_decay": 0.0},
+            ]
+            self.optimizer = OPTIMIZERS[self.args.optim](
+                [group for group in groups if group["params"]],
+                lr=self.args.learning_rate,
+                weight_decay=self.args.weight_decay,
+                betas=(self.args.adam_beta1, self.args.adam_beta2),
+                eps=self.args.adam_epsilon,
+            )
+        return super().create_optimizer(model)
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        """This project's schedules by name, else the library's."""
+        if self.lr_scheduler is None and self.args.lr_scheduler_type in SCHEDULES:
+            self.lr_scheduler = SCHEDULES[self.args.lr_scheduler_type](
+                optimizer or self.optimizer,
+                num_warmup_steps=self.args.get_warmup_steps(num_training_steps),
+                num_training_steps=num_training_steps,
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    # ---- evaluation ----
+
+    def evaluation_loop(
+        self,
+        dataloader,
+        description,
+        prediction_loss_only=None,
+        ignore_keys=None,
+        metric_key_prefix="eval",
+    ) -> EvalLoopOutput:
+        """Loss per target token, token accuracy and `score`, the same for any number of ranks.
+
+        The library gathers the rows that fill up a last uneven batch as well, and averages batch
+        means. Here every answer carries its example number: repeated ones are dropped, the rest is
+        put in order and summed.
+        """
+        answers = self._answer(dataloader)
+        self.answers[metric_key_prefix] = answers
+        metrics = {}
+        if not getattr(dataloader.dataset, "has_hidden_labels", False):
+            metrics = mean_scores(answers)
+            if self.score is not None:
+                metrics |= self.score(dataloader.dataset, answers)
+        return EvalLoopOutput(
+            predictions=answers,
+            label_ids=None,
+            metrics={f"{metric_key_prefix}_{name}": value for name, value in metrics.items()},
+            num_samples=len(answers),
+        )
+
+    @torch.no_grad()
+    def _answer(self, dataloader) -> list[Answer]:
+        """The answers of all ranks in the order of the data set, each example once."""
+        model = self._evaluation_model()
+        model.eval()
+        if hasattr(self.optimizer, "eval"):  # schedule-free optimizers keep two sets of weights
+            self.optimizer.eval()
+        self.callback_handler.eval_dataloader = dataloader
+        answers: list[Answer] = []
+        for batch in dataloader:
+            answers += self._answer_batch(model, self._prepare_inputs(batch))
+            self.control = self.callback_handler.on_prediction_step(
+                self.args, self.state, self.control
+            )
+        by_example = {answer.example: answer for answer in gather_object(answers)}
+        return [by_example[example] for example in sorted(by_example)]
+
+    def _evaluation_model(self):
+        if self.is_deepspeed_enabled and self.deepspeed is None:
+            from transformers.integrations.deepspeed import deepspeed_init
+
+            deepspeed_init(self, num_training_steps=0, inference=True)
+        model = self._wrap_model(self.model, training=False)
+        if len(self.accelerator._models) == 0 and model is self.model:
+            prepare = self.accelerator.prepare
+            if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+                model = self.accelerator.prepare_model(model, evaluation_mode=True)
+            else:
+                model = prepare(model)
+            if self.is_deepspeed_enabled:
+                self.deepspeed = self.model_wrapped = model
+        return model
+
+    def _answer_batch(self, model, batch: dict[str, torch.Tensor]) -> list[Answer]:
+        labels = batch["labels"]
+        with self.compute_loss_context_manager():
+            logits = model(**_forward_inputs(batch)).logits
+        losses = functional.cross_entropy(
+            logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE_ID, reduction="none"
+        ).view_as(labels)
+        counted = labels != IGNORE_ID
+        correct = (logits.argmax(-1) == labels) & counted
+        texts = self._generate(batch) if self.generation is not None else [None] * len(labels)
+        columns = (
+            batch["example_index"].tolist(),
+            losses.double().sum(1).tolist(),
+            counted.sum(1).tolist(),
+            correct.sum(1).tolist(),
+            texts,
+        )
+        return [Answer(*row) for row in zip(*columns, strict=True)]
+
+    def _generate(self, batch: dict[str, torch.Tensor]) -> list[str]:
+        """Decoded text of each row. Under ZeRO-3 all ranks generate in step, or they would hang."""
+        ids = self.model.generate(
+            input_ids=batch["input_ids"],
+            attention_mask=batch.get("attention_mask"),
+            synced_gpus=is_deepspeed_zero3_enabled(),
+            **self.generation,
+        )
+        return self.processing_class.batch_decode(ids, skip_special_tokens=True)
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval", **kwargs):
+        """The metrics of one evaluation set, or of several and the mean of each score over them.
+
+        The mean is what selects the best model, so MNLI has one `eval_accuracy` too.
+        """
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix, **kwargs)
+        sets = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(sets, dict):
+            prefixes = [f"{metric_key_prefix}_{name}_" for name in sets]
+            names = [k.removeprefix(prefixes[0]) for k in metrics if k.startswith(prefixes[0])]
+            means = {
+                f"{metric_key_prefix}_{name}": float(np.mean([metrics[p + name] for p in prefixes]))
+                for name in names
+                if name != "loss" and all(p + name in metrics for p in prefixes)
+            }
+            self.log(means)
+            metrics |= means
+        return metrics
+
+    # ---- a whole run ----
+
+    def run(self, *, test_sets: dict[str, Dataset] | None = None) -> dict[str, float]:
+        """Trains, evaluates, scores `test_sets` ({prefix: data}), saves; returns all metrics.
+
+        Leaves a folder that `from_pretrained` loads, and all_results.json. The answers behind the
+        last scores stay in `self.answers`, by metric prefix.
+        """
+        metrics: dict[str, float] = {}
+        if self.args.do_train:
+            start = time.perf_counter()
+            result = self.train(resume_from_checkpoint=self._checkpoint_to_resume())
+            metrics["train_loss"] = result.training_loss
+            metrics["train_seconds"] = round(time.perf_counter() - start, 1)
+            metrics["train_steps"] = self.state.global_step
+        if self.args.do_eval and self.eval_dataset:
+            metrics |= self.evaluate()
+        for prefix, dataset in (test_sets or {}).items():
+            metrics |= self.predict(dataset, metric_key_prefix=prefix).metrics
+        if self.args.do_train:
+            self.save_model()
+        if self.is_world_process_zero():
+            _write_json(Path(self.args.output_dir) / "all_results.json", metrics)
+        return metrics
+
+    def _checkpoint_to_resume(self) -> str | None:
+        asked = self.args.resume_from_checkpoint
+        if asked is None:
+            return None
+        if asked == "auto":
+            found = newest_complete_checkpoint(Path(self.args.output_dir))
+            if found is not None:
+                logger.warning("Resuming from %s.", found)
+            return found and str(found)
+        if not is_complete_checkpoint(Path(asked)):
+            raise UserError(
+                f"--resume_from_checkpoint {asked}: no complete checkpoint there. Give a "
+                "checkpoint-N folder, auto, or none."
+            )
+        return asked
+
+
+def _forward_inputs(batch: dict) -> dict:
+    """What T5's forward takes: no labels, so that it computes no loss of its own."""
+    return {k: v for k, v in batch.items() if k not in ("labels", "example_index")}
+
+
+def is_complete_checkpoint(folder: Path) -> bool:
+    """True if model, optimizer, schedule and state are all there (DeepSpeed: its own folder)."""
+    if (folder / "trainer_state.json").exists() and any(folder.glob("global_step*")):
+        return True
+    return all((folder / name).exists() for name in CHECKPOINT_FILES)
+
+
+def newest_complete_checkpoint(output_dir: Path) -> Path | None:
+    """The complete checkpoint-N with the highest N."""
+    numbered = [p for p in output_dir.glob("checkpoint-*") if p.name[11:].isdigit()]
+    for folder in sorted(numbered, key=lambda p: int(p.name[11:]), reverse=True):
+        if is_complete_checkpoint(folder):
+            return folder
+    return None
+
+
+def _write_json(path: Path, values: dict) -> None:
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+    os.replace(unfinished, path)
+
+
+class RunProgress(TrainerCallback):
+    """One bar while training, one line per log entry, readable on a terminal and in a file."""
+
+    def __init__(self, *, disable_bars: bool):
+        self.disable = True if disable_bars else None  # None: only on a terminal
+        self.bar: tqdm | None = None
+        self.evaluation_bar: tqdm | None = None
+        self.start = (0, 0.0)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc="train",
+            unit=" steps",
+            disable=self.disable,
+            dynamic_ncols=True,
+        )
+        self.start = (state.global_step, time.perf_counter())
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update(state.global_step - self.bar.n if not self.bar.disable else 0)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()
+        self.bar = None
+
+    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+        if self.evaluation_bar is None:
+            self.evaluation_bar = tqdm(
+                total=len(eval_dataloader),
+                desc="evaluate",
+                unit=" batches",
+                disable=self.disable,
+                leave=False,
+                dynamic_ncols=True,
+            )
+        self.evaluation_bar.update(1)
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        if self.evaluation_bar is not None:
+            self.evaluation_bar.close()
+            self.evaluation_bar = None
+
+    on_predict = on_evaluate
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        shown = {
+            name: value
+            for name, value in (logs or {}).items()
+            if isinstance(value, (int, float)) and not name.endswith(HIDDEN_IN_LOG_LINES)
+        }
+        if not shown or "train_loss" in shown:
+            return
+        words = [f"step {state.global_step:>6,}/{state.max_steps:,}"]
+        words += [f"{name} {_short(value)}" for name, value in shown.items()]
+        first_step, began = self.start
+        if "loss" in shown and state.global_step > first_step:
+            seconds = (time.perf_counter() - began) / (state.global_step - first_step)
+            words.append(f"{seconds:.2f} s/step" if seconds > 1 else f"{1 / seconds:.1f} steps/s")
+        tqdm.write("  ".join(words))
+
+
+HIDDEN_IN_LOG_LINES = (
+    "epoch",
+    "_runtime",
+    "_per_second",
+    "total_flos",
+)
+
+
+def _short(value: float) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.2e}" if 0 < abs(value) < 1e-2 else f"{value:.3f}"
