@@ -349,13 +349,14 @@ def load_windows(
         )
     else:
         training, held_out = split_windows(num_windows, validation_percentage=validation_percentage)
-    held_out = held_out[:max_validation_examples]
+    training = spread(training, most=max_train_examples)
+    held_out = spread(held_out, most=max_validation_examples)
     held_out_set = WindowDataset(
         held_out_tokens, window_tokens=window_tokens, window_numbers=held_out
     )
     return Windows(
         training=WindowDataset(
-            tokens, window_tokens=window_tokens, window_numbers=training[:max_train_examples]
+            tokens, window_tokens=window_tokens, window_numbers=training
         ),
         held_out=held_out_set if len(held_out) else None,
         facts=tokens.facts,
@@ -363,6 +364,13 @@ def load_windows(
         if len(held_out)
         else None,
     )
+
+
+def spread(numbers: np.ndarray, *, most: int | None) -> np.ndarray:
+    """At most so many of the numbers, evenly over all of them: a corpus changes along its way."""
+    if most is None or most >= len(numbers):
+        return numbers
+    return numbers[np.linspace(0, len(numbers) - 1, num=most).round().astype(int)]
 
 
 # ---- task rows ----------------------------------------------------------------------------------

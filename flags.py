@@ -122,8 +122,8 @@ class DataArguments:
         "plain, .gz or .zst.",
     )
     validation_file: str | None = flag(None, "Held-out text, in the same forms.")
-    max_train_examples: int | None = flag(None, "Use only the first so many. None: all.")
-    max_validation_examples: int | None = flag(None, "Use only the first so many. None: all.")
+    max_train_examples: int | None = flag(None, "Use at most so many. None: all.")
+    max_validation_examples: int | None = flag(None, "Use at most so many. None: all.")
     input_seq_length: int = flag(512, "Encoder tokens per example, EOS included. T5's default.")
     show_examples: int = flag(
         0,
@@ -204,7 +204,7 @@ class FineTuningDataArguments(DataArguments):
         None, "YAML file with a task of your own, in the keys of DATASET_VALS (constants.py)."
     )
     test_file: str | None = flag(None, "Test rows, in the forms of --train_file.")
-    max_test_examples: int | None = flag(None, "Use only the first so many. None: all.")
+    max_test_examples: int | None = flag(None, "Use at most so many. None: all.")
     target_seq_length: int = flag(
         64, "Decoder tokens per example, EOS included; also the most that is generated."
     )

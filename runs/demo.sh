@@ -13,7 +13,7 @@ python installed_docs.py --output_dir demo/data
 
 step "2/5  Tokenizer: SentencePiece with 100 sentinels"
 python train_tokenizer_t5.py --dataset_paths installed_docs --max_sample_megabytes 4 \
-  --vocab_size 4096 --output_dir demo/tokenizer
+  --vocab_size 1024 --output_dir demo/tokenizer
 
 step "3/5  Pre-training: fill in hidden spans of raw text"
 python pre_train_t5.py recipes/demo_pre_train.yaml
