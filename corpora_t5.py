@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -24,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 import installed_docs
 from data_collator_t5 import WindowBatch
-from errors import UserError
+from errors import UserError, did_you_mean
 from readers import expand_files, read_rows
 from tasks import Task
 
@@ -60,6 +59,8 @@ def read_texts(
     for path, name in zip(paths, names + [""] * len(paths), strict=False):
         if path in CORPORA:
             yield from CORPORA[path]()
+        elif (near := did_you_mean(path, CORPORA)) and not Path(path).exists():
+            raise UserError(f"--dataset_paths {path} is not known.{near}")
         else:
             rows = _load_dataset(path, name or None, split=split)
             yield from _texts_of(rows, column=text_column_name, source=path)
@@ -169,7 +170,8 @@ def tokenise(
         return TokenFile(folder, TokenFacts(**json.loads(facts_file.read_text())))
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=cache_dir))
+        unfinished = cache_dir / f".{key}.{os.getpid()}"
+        unfinished.mkdir()
     except OSError as error:
         raise UserError(
             f"--tokenized_dataset_dir {cache_dir} cannot be written ({error.strerror}). "
@@ -287,7 +289,7 @@ def split_windows(
     if validation_percentage <= 0:
         return numbers, numbers[:0]
     stride = max(2, round(100 / validation_percentage))
-    run = max(1, min(HELD_OUT_RUN_WINDOWS, num_windows // stride))
+    run = max(1, min(HELD_OUT_RUN_WINDOWS, num_windows // (8 * stride)))
     held_out = (numbers // run) % stride == 0
     return numbers[~held_out], numbers[held_out]
 
@@ -355,9 +357,7 @@ def load_windows(
         held_out_tokens, window_tokens=window_tokens, window_numbers=held_out
     )
     return Windows(
-        training=WindowDataset(
-            tokens, window_tokens=window_tokens, window_numbers=training
-        ),
+        training=WindowDataset(tokens, window_tokens=window_tokens, window_numbers=training),
         held_out=held_out_set if len(held_out) else None,
         facts=tokens.facts,
         held_out_entropy_nats=held_out_set.unigram_entropy_nats(vocabulary_size=len(tokenizer))

@@ -378,10 +378,15 @@ def parse_flags(classes: Sequence[type], argv: Sequence[str] | None = None) -> t
     parser = FlagParser(classes, allow_abbrev=False)
     known = {name: kind for cls in classes for name, kind in typing.get_type_hints(cls).items()}
     known = {f.name: known[f.name] for cls in classes for f in dataclasses.fields(cls) if f.init}
+    lists = {action.dest for action in parser._actions if action.nargs == "+"}
     recipe, words = _split_recipe(list(sys.argv[1:] if argv is None else argv))
-    settings = _settings_of(_recipe_words(recipe, known) + words, known)
+    settings = _settings_of(_recipe_words(recipe, known, lists) + words, known)
     namespace = parser.parse_args(
-        [word for name, values in settings.items() for word in _words_of(name, values, known)]
+        [
+            word
+            for name, values in settings.items()
+            for word in _words_of(name, values, known, lists)
+        ]
     )
     for name, values in settings.items():
         if values == ["None"] and type(None) in typing.get_args(known[name]):
@@ -396,7 +401,7 @@ def parse_flags(classes: Sequence[type], argv: Sequence[str] | None = None) -> t
 
 
 def _split_recipe(words: list[str]) -> tuple[Path | None, list[str]]:
-    if words and words[0].endswith((".yaml", ".yml")):
+    if words and not words[0].startswith("-") and words[0].endswith((".yaml", ".yml")):
         return Path(words[0]), words[1:]
     for position, word in enumerate(words):
         if word == "--config":
@@ -408,7 +413,7 @@ def _split_recipe(words: list[str]) -> tuple[Path | None, list[str]]:
     return None, words
 
 
-def _recipe_words(recipe: Path | None, known: dict[str, object]) -> list[str]:
+def _recipe_words(recipe: Path | None, known: dict[str, object], lists: set[str]) -> list[str]:
     """A recipe's settings as command-line words, so that both are parsed alike."""
     if recipe is None:
         return []
@@ -426,7 +431,10 @@ def _recipe_words(recipe: Path | None, known: dict[str, object]) -> list[str]:
             raise UserError(
                 f"{recipe}: unknown key {key!r}.{did_you_mean(key, [*known, *ALIASES])}"
             )
-        words.append(f"--{key}={_as_word(value)}")
+        if isinstance(value, list) and key in lists:
+            words += [f"--{key}", *map(str, value)] if value else []
+        else:
+            words.append(f"--{key}={_as_word(value)}")
     return words
 
 
@@ -461,7 +469,7 @@ def _settings_of(words: list[str], known: dict[str, object]) -> dict[str, list[s
     return settings
 
 
-def _words_of(name: str, values: list[str], known: dict[str, object]) -> list[str]:
+def _words_of(name: str, values: list[str], known: dict[str, object], lists: set[str]) -> list[str]:
     """One setting as argparse takes it; None is left out and set afterwards."""
     if name == "help":
         return ["--help"]
@@ -472,16 +480,12 @@ def _words_of(name: str, values: list[str], known: dict[str, object]) -> list[st
         raise UserError(f"--{name} needs a value.")
     if values == ["None"]:
         return []
-    if len(values) > 1 and not _takes_list(kind):
+    if len(values) > 1 and name not in lists:
         raise UserError(
             f"--{name} takes one value, found {len(values)}: {' '.join(values)}. Quote a value "
             "that has spaces."
         )
     return [f"--{name}", *values] if len(values) > 1 else [f"--{name}={values[0]}"]
-
-
-def _takes_list(kind: object) -> bool:
-    return any(typing.get_origin(part) is list for part in (kind, *typing.get_args(kind)))
 
 
 # ---- files every run leaves ---------------------------------------------------------------------

@@ -1,0 +1,146 @@
+"""Proves that flags and recipes parse as promised and that every mistake gets one sentence."""
+
+import pytest
+import yaml
+from absl.testing import absltest, parameterized
+
+from errors import UserError
+from flags import (
+    FineTuningArguments,
+    FineTuningDataArguments,
+    FineTuningModelArguments,
+    PreTrainingArguments,
+    PreTrainingDataArguments,
+    PreTrainingModelArguments,
+    make_output_dir,
+    parse_flags,
+    write_run_yaml,
+)
+
+FINE = (FineTuningModelArguments, FineTuningDataArguments, FineTuningArguments)
+PRE = (PreTrainingModelArguments, PreTrainingDataArguments, PreTrainingArguments)
+
+
+def parse(*words: str, classes=FINE):
+    return parse_flags(classes, words)
+
+
+class SpellingTest(parameterized.TestCase):
+    @parameterized.parameters(
+        (["--bf16"], True),
+        (["--bf16", "True"], True),
+        (["--bf16=true"], True),
+        (["--bf16", "false"], False),
+        (["--bf16=False"], False),
+    )
+    def test_booleans(self, words, expected):
+        self.assertEqual(parse(*words)[2].bf16, expected)
+
+    @parameterized.parameters(
+        ("--optimizer=adamw_torch", "optim", "adamw_torch"),
+        ("--training_accumulation_steps=4", "gradient_accumulation_steps", 4),
+        ("--gradient-accumulation-steps=4", "gradient_accumulation_steps", 4),
+    )
+    def test_spellings_of_the_original_scripts(self, word, name, value):
+        self.assertEqual(getattr(parse(word)[2], name), value)
+
+    def test_none_means_unset(self):
+        self.assertIsNone(parse("--patience", "3", "--patience", "None")[1].patience)
+        self.assertIsNone(parse("--save_total_limit=None")[2].save_total_limit)
+        self.assertEqual(parse("--seed=None")[2].seed, 42)
+
+    def test_the_last_mention_wins(self):
+        self.assertEqual(parse("--seed", "1", "--seed=2")[2].seed, 2)
+
+    @parameterized.parameters(
+        (["--learning_rat", "1"], "Unknown flag --learning_rat. Did you mean learning_rate?"),
+        (["--optim", "adamw_rns"], "--optim adamw_rns is not known. Did you mean adamw_rms?"),
+        (["--seed", "one"], "argument --seed: invalid int value: 'one'"),
+        (["--seed"], "--seed needs a value"),
+        (["--output_dir", "a", "b"], "--output_dir takes one value, found 2: a b"),
+        (["sst2"], "'sst2' is neither a flag nor a recipe"),
+        (["--config"], "--config needs a YAML file"),
+        (["--eval_with", "guess"], "invalid choice: 'guess'"),
+    )
+    def test_a_mistake_gets_one_sentence(self, words, sentence):
+        with pytest.raises(UserError) as error:
+            parse(*words)
+        self.assertIn(sentence, str(error.value))
+
+    @parameterized.parameters(
+        (["--mlm_probability", "1.5"], "--mlm_probability 1.5: expected a share between 0 and 1"),
+        (["--mean_noise_span_length", "0.5"], "a span has at least 1 token"),
+        (["--validation_split_percentage", "80"], "expected 0 to 50 percent"),
+        ([], "No text to train on"),
+    )
+    def test_pre_training_values_are_checked(self, words, sentence):
+        source = ["--train_file", "x.txt"] if words else []
+        with pytest.raises(UserError) as error:
+            parse(*source, *words, classes=PRE)
+        self.assertIn(sentence, str(error.value))
+
+
+class DefaultsTest(absltest.TestCase):
+    def test_fine_tuning_alone_is_sst2_with_t5_base(self):
+        model, data, args = parse()
+        self.assertEqual((data.benchmark, data.dataset_name), ("glue", "sst2"))
+        self.assertEqual(model.model_name_or_path, "google/t5-v1_1-base")
+        self.assertEqual((model.dropout_rate, args.learning_rate), (0.1, 1e-3))
+        self.assertEqual((args.optim, args.lr_scheduler_type), ("t5_adafactor", "constant"))
+        self.assertEqual(args.report_to, [])
+
+    def test_pre_training_has_no_dropout(self):
+        model, data, _ = parse("--train_file=x.txt", classes=PRE)
+        self.assertEqual(model.dropout_rate, 0.0)
+        self.assertEqual((data.mlm_probability, data.mean_noise_span_length), (0.15, 3.0))
+
+    def test_a_shape_known_by_name_implies_random_weights(self):
+        model, _, _ = parse("--config_name=t5-v1_1-small")
+        self.assertEqual(model.settings()["shape"], "t5-v1_1-small")
+        self.assertIsNone(parse("--config_name=folder")[0].settings()["shape"])
+
+
+def write_recipe(folder, **settings):
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return str(path)
+
+
+@pytest.mark.parametrize("spelling", [["{}"], ["--config", "{}"], ["--config={}"]])
+def test_flags_override_a_recipe(tmp_path, spelling):
+    recipe = write_recipe(tmp_path, dataset_name="cola", learning_rate="3e-4", patience=None)
+    words = [word.format(recipe) for word in spelling]
+    _, data, args = parse(*words, "--learning_rate", "5e-4")
+    assert (data.dataset_name, args.learning_rate, data.patience) == ("cola", 5e-4, None)
+
+
+def test_an_unknown_key_names_the_nearest(tmp_path):
+    recipe = write_recipe(tmp_path, dataset_nam="cola")
+    with pytest.raises(UserError, match="unknown key 'dataset_nam'. Did you mean dataset_name?"):
+        parse(recipe)
+
+
+@pytest.mark.parametrize("text", ["a: [", "- a\n- b\n"])
+def test_a_recipe_that_is_no_recipe(tmp_path, text):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="bad.yaml"):
+        parse(str(path))
+
+
+def test_run_yaml_repeats_the_run_and_keeps_no_secret(tmp_path):
+    words = ["--dataset_name", "mrpc", "--save_total_limit", "None", "--hub_token", "hf_secret"]
+    first = parse(*words, "--lr_scheduler_kwargs", '{"a": 1}')
+    write_run_yaml(tmp_path, first[2].given)
+    text = (tmp_path / "run.yaml").read_text()
+    assert "hf_secret" not in text
+    again = parse(str(tmp_path / "run.yaml"))
+    assert again[2].given == first[2].given
+    assert again[2].save_total_limit is None
+    assert again[2].lr_scheduler_kwargs == {"a": 1}
+
+
+def test_an_output_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="--output_dir .*file/out cannot be written"):
+        make_output_dir(str(tmp_path / "file" / "out"))
