@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerBase
 import installed_docs
 from data_collator_t5 import WindowBatch
 from errors import UserError, did_you_mean
+from hub import use_hub
 from readers import expand_files, read_rows
 from tasks import Task
 
@@ -89,6 +90,7 @@ def _load_dataset(path: str, name: str | None, *, split: str) -> Iterable[dict]:
         if (Path(path) / "state.json").exists() or (Path(path) / "dataset_dict.json").exists():
             loaded = datasets.load_from_disk(path)
             return loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
+        use_hub()
         return datasets.load_dataset(path, name, split=split)
     except Exception as error:  # datasets raises a different class for each way to be unreachable
         known = ", ".join(CORPORA)
@@ -171,7 +173,7 @@ def tokenise(
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         unfinished = cache_dir / f".{key}.{os.getpid()}"
-        unfinished.mkdir()
+        unfinished.mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(
             f"--tokenized_dataset_dir {cache_dir} cannot be written ({error.strerror}). "

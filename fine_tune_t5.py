@@ -21,9 +21,9 @@ from corpora_t5 import TaskDataset
 from data_collator_t5 import FineTuningCollator
 from errors import UserError, run_program
 from flags import (
+    FINE_TUNING,
     FineTuningArguments,
     FineTuningDataArguments,
-    FineTuningModelArguments,
     make_output_dir,
     parse_flags,
     write_run_yaml,
@@ -39,9 +39,7 @@ from trainer_t5 import Answer, T5Trainer
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Runs one fine-tuning and returns its metrics."""
-    model_args, data_args, args = parse_flags(
-        (FineTuningModelArguments, FineTuningDataArguments, FineTuningArguments), argv
-    )
+    model_args, data_args, args = parse_flags(FINE_TUNING, argv)
     folder = make_output_dir(args.output_dir)
     task = find_task(data_args.benchmark, data_args.dataset_name, task_file=data_args.task_file)
     for name in task.metric_names:

@@ -359,6 +359,11 @@ class FineTuningArguments(T5TrainingArguments):
     load_best_model_at_end: bool = flag(True, "Test with, and leave behind, the best checkpoint.")
 
 
+# What each script parses.
+PRE_TRAINING = (PreTrainingModelArguments, PreTrainingDataArguments, PreTrainingArguments)
+FINE_TUNING = (FineTuningModelArguments, FineTuningDataArguments, FineTuningArguments)
+
+
 # ---- parsing ------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_L
 
 from constants import MODEL_SHAPES
 from errors import UserError, did_you_mean
+from hub import use_hub
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +32,13 @@ EMBEDDING_MULTIPLE = 128
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or Hub repository."""
     try:
+        _reach(name_or_path)
         return AutoTokenizer.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:
         raise UserError(
             _unreachable("tokenizer", name_or_path, error)
-            + " Give a folder with --tokenizer_name, or make one with train_tokenizer_t5.py."
+            + " Give a folder with --model_name_or_path or --tokenizer_name, or make one with "
+            "train_tokenizer_t5.py."
         ) from error
 
 
@@ -162,8 +165,15 @@ def _unreachable(what: str, name_or_path: str, error: Exception) -> str:
     )
 
 
+def _reach(name_or_path: str) -> None:
+    """Looks for the Hub once, if the name is no folder, so that no library waits for it."""
+    if not Path(name_or_path).is_dir():
+        use_hub()
+
+
 def _load_config(name_or_path: str) -> PretrainedConfig:
     try:
+        _reach(name_or_path)
         return AutoConfig.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:
         shapes = did_you_mean(name_or_path, MODEL_SHAPES)

@@ -21,9 +21,8 @@ from corruption_t5 import OBJECTIVES, Objective
 from data_collator_t5 import PreTrainingCollator
 from errors import run_program
 from flags import (
-    PreTrainingArguments,
+    PRE_TRAINING,
     PreTrainingDataArguments,
-    PreTrainingModelArguments,
     make_output_dir,
     parse_flags,
     write_run_yaml,
@@ -35,9 +34,7 @@ from trainer_t5 import T5Trainer
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Runs one pre-training and returns its metrics."""
-    model_args, data_args, args = parse_flags(
-        (PreTrainingModelArguments, PreTrainingDataArguments, PreTrainingArguments), argv
-    )
+    model_args, data_args, args = parse_flags(PRE_TRAINING, argv)
     folder = make_output_dir(args.output_dir)
     tokenizer = load_tokenizer(model_args.tokenizer_name)
     objective = choose_objective(data_args)

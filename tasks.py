@@ -23,6 +23,7 @@ import numpy as np
 
 from constants import DATASET_VALS, HUB_PATHS
 from errors import UserError, did_you_mean
+from hub import use_hub
 from readers import COMPRESSIONS, read_rows
 
 Row = Mapping[str, Any]
@@ -585,6 +586,7 @@ def _hub_rows(task: Task, split: str) -> Iterable[dict[str, Any]]:
     import datasets
 
     try:
+        use_hub()
         return datasets.load_dataset(task.hub_path, task.hub_name, split=split)
     except Exception as error:  # whatever the library met, the remedy is the same
         raise UserError(

@@ -6,22 +6,15 @@ from absl.testing import absltest, parameterized
 
 from errors import UserError
 from flags import (
-    FineTuningArguments,
-    FineTuningDataArguments,
-    FineTuningModelArguments,
-    PreTrainingArguments,
-    PreTrainingDataArguments,
-    PreTrainingModelArguments,
+    FINE_TUNING,
+    PRE_TRAINING,
     make_output_dir,
     parse_flags,
     write_run_yaml,
 )
 
-FINE = (FineTuningModelArguments, FineTuningDataArguments, FineTuningArguments)
-PRE = (PreTrainingModelArguments, PreTrainingDataArguments, PreTrainingArguments)
 
-
-def parse(*words: str, classes=FINE):
+def parse(*words: str, classes=FINE_TUNING):
     return parse_flags(classes, words)
 
 
@@ -76,7 +69,7 @@ class SpellingTest(parameterized.TestCase):
     def test_pre_training_values_are_checked(self, words, sentence):
         source = ["--train_file", "x.txt"] if words else []
         with pytest.raises(UserError) as error:
-            parse(*source, *words, classes=PRE)
+            parse(*source, *words, classes=PRE_TRAINING)
         self.assertIn(sentence, str(error.value))
 
 
@@ -90,7 +83,7 @@ class DefaultsTest(absltest.TestCase):
         self.assertEqual(args.report_to, [])
 
     def test_pre_training_has_no_dropout(self):
-        model, data, _ = parse("--train_file=x.txt", classes=PRE)
+        model, data, _ = parse("--train_file=x.txt", classes=PRE_TRAINING)
         self.assertEqual(model.dropout_rate, 0.0)
         self.assertEqual((data.mlm_probability, data.mean_noise_span_length), (0.15, 3.0))
 

@@ -1,0 +1,114 @@
+"""Proves that the house is in order: imports go one way, no file is named like a package, main()
+fits on a screen, and what is shipped parses."""
+
+import ast
+import json
+import re
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+# Every module may import those before it. This is the pipeline.
+ORDER = [
+    *("cpu_threads", "constants", "errors", "hub", "readers", "installed_docs"),
+    *("tasks", "corruption_t5", "optimizer_t5", "data_collator_t5", "corpora_t5", "metrics"),
+    *("flags", "model_t5", "trainer_t5", "predictions", "report"),
+    *("train_tokenizer_t5", "pre_train_t5", "fine_tune_t5"),
+]
+
+
+def modules() -> dict[str, ast.Module]:
+    return {path.stem: ast.parse(path.read_text()) for path in ROOT.glob("*.py")}
+
+
+def imported_by(tree: ast.Module) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_imports_go_one_way():
+    trees = modules()
+    assert set(trees) == set(ORDER)
+    for name, tree in trees.items():
+        own = imported_by(tree) & set(ORDER)
+        late = [other for other in own if ORDER.index(other) >= ORDER.index(name)]
+        assert not late, f"{name} imports {late}"
+    assert not imported_by(trees["constants"])
+    assert not imported_by(trees["metrics"]) & {"torch", "transformers"}
+
+
+def test_no_file_is_named_like_a_package():
+    taken = set(packages_distributions()) | set(sys.stdlib_module_names)
+    assert not set(ORDER) & taken - {"constants"}
+
+
+@pytest.mark.parametrize("script", ["pre_train_t5", "fine_tune_t5"])
+def test_main_can_be_read_in_one_go(script):
+    functions = {n.name: n for n in modules()[script].body if isinstance(n, ast.FunctionDef)}
+    main = functions["main"]
+    assert main.end_lineno - main.lineno < 50
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/*.yaml")), ids=lambda p: p.name)
+def test_recipes_parse(path):
+    from flags import FINE_TUNING, PRE_TRAINING, parse_flags
+    from tasks import find_task
+
+    settings = yaml.safe_load(path.read_text())
+    if "text_column_name" in settings and "labels" in settings:
+        assert find_task(None, None, task_file=path).metric_names
+    elif "pre_train" in path.name:
+        words = [str(path), "--train_file", "some.txt"]
+        parse_flags(PRE_TRAINING, words)
+    else:
+        parse_flags(FINE_TUNING, [str(path)])
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("sweeps/*.yaml")), ids=lambda p: p.name)
+def test_sweeps_optimise_what_their_task_declares(path):
+    from flags import FINE_TUNING, parse_flags
+    from metrics import find_metric
+    from tasks import find_task
+
+    sweep = yaml.safe_load(path.read_text())
+    fixed = {k: v["value"] for k, v in sweep["parameters"].items() if "value" in v}
+    task = find_task(fixed["benchmark"], fixed["dataset_name"])
+    greater = find_metric(task.metric_to_optimize).greater_is_better
+    assert sweep["metric"] == {
+        "name": f"eval/{task.metric_to_optimize}",
+        "goal": "maximize" if greater else "minimize",
+    }
+    assert sweep["command"] in (
+        ["accelerate", "launch", "${program}", "${args}"],
+        ["deepspeed", "${program}", "${args}"],
+    )
+    words = [
+        f"--{name}={(value.get('values') or [value.get('value', value.get('min'))])[0]}"
+        for name, value in sweep["parameters"].items()
+    ]
+    parse_flags(FINE_TUNING, words)
+
+
+def test_the_zero_configuration_leaves_the_optimizer_to_the_trainer():
+    settings = json.loads((ROOT / "zero_stage2_config.json").read_text())
+    assert settings["zero_optimization"]["stage"] == 2
+    assert not {"optimizer", "scheduler"} & set(settings)
+    assert settings["train_batch_size"] == "auto"
+
+
+def test_the_lock_and_the_card_name_the_same_packages():
+    lock = (ROOT / "requirements.lock").read_text()
+    assert "torch==2.13.0" in lock
+    assert not re.search(r"https?://|file:|nvidia-", lock)
+    packages = ("transformers", "accelerate", "deepspeed", "datasets", "evaluate", "wandb")
+    for package in (*packages, "absl-py", "sentencepiece"):
+        assert re.search(rf"^{package}==", lock, flags=re.MULTILINE), package
