@@ -164,21 +164,23 @@ def test_show_examples_loads_no_model(tmp_path, text_file, tokenizer_dir, task_d
         assert "text cat: " in shown and "truncated" in shown
 
 
-def run(program: str, *words: str) -> subprocess.CompletedProcess:
+def run(program: str, *words: str, cwd: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, str(ROOT / program), *words]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env=environment, cwd=cwd
+    )
 
 
 def test_exit_code_2_is_one_message_and_no_traceback(tmp_path):
-    done = run("pre_train_t5.py", "--train_file", str(tmp_path / "none*.txt"))
+    done = run("pre_train_t5.py", "--train_file", "none*.txt", cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("pre_train_t5.py: ")
 
 
 def test_without_network_the_defaults_say_what_to_do(tmp_path):
-    done = run("fine_tune_t5.py", "--output_dir", str(tmp_path / "out"))
+    done = run("fine_tune_t5.py", "--output_dir", "out", cwd=tmp_path)
     assert done.returncode == 2
     assert "google/t5-v1_1-base" in done.stderr and "--model_name_or_path" in done.stderr
 
