@@ -284,8 +284,8 @@ class T5Trainer(Seq2SeqTrainer):
     def run(self, *, test_sets: dict[str, Dataset] | None = None) -> dict[str, float]:
         """Trains, evaluates, scores `test_sets` ({prefix: data}), saves; returns all metrics.
 
-        Leaves a folder that `from_pretrained` loads, and all_results.json. The answers behind the
-        last scores stay in `self.answers`, by metric prefix.
+        Leaves a folder that `from_pretrained` loads, all_results.json, and log_history.json with
+        every logged line. The answers behind the last scores stay in `self.answers`.
         """
         metrics: dict[str, float] = {}
         if self.args.do_train:
@@ -301,7 +301,9 @@ class T5Trainer(Seq2SeqTrainer):
         if self.args.do_train:
             self.save_model()
         if self.is_world_process_zero():
-            _write_json(Path(self.args.output_dir) / "all_results.json", metrics)
+            folder = Path(self.args.output_dir)
+            _write_json(folder / "all_results.json", metrics)
+            _write_json(folder / "log_history.json", self.state.log_history)
         return metrics
 
     def _checkpoint_to_resume(self) -> str | None:
@@ -342,7 +344,7 @@ def newest_complete_checkpoint(output_dir: Path) -> Path | None:
     return None
 
 
-def _write_json(path: Path, values: dict) -> None:
+def _write_json(path: Path, values: dict | list) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
     os.replace(unfinished, path)

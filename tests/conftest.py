@@ -46,3 +46,9 @@ def tokenizer_dir(tmp_path_factory) -> Path:
 def tokenizer(tokenizer_dir):
     """A fresh copy, so that a test may add tokens."""
     return load_tokenizer(str(tokenizer_dir))
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--update_golden", action="store_true", help="write tests/golden/ anew (make golden)"
+    )

@@ -117,6 +117,13 @@ def test_interrupted_training_goes_on_to_the_same_weights(
     assert next(same).read_bytes() == next(same).read_bytes()
 
 
+def test_two_workers_see_the_same_batches(pre_trained, tmp_path, text_file, tokenizer_dir):
+    words = pre_training_words(tmp_path, text_file=text_file, tokenizer_dir=tokenizer_dir)
+    metrics = pre_train_t5.main([*words, "--dataloader_num_workers", "2"])
+    assert metrics["eval_loss"] == pre_trained[1]["eval_loss"]
+    assert metrics["train_loss"] == pre_trained[1]["train_loss"]
+
+
 def test_run_yaml_repeats_the_run(pre_trained, tmp_path):
     folder, metrics = pre_trained
     again = pre_train_t5.main([str(folder / "run.yaml"), "--output_dir", str(tmp_path / "again")])
