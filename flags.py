@@ -45,7 +45,7 @@ SECRETS = ("hub_token",)
 
 def flag(default, help: str, **metadata):
     """A dataclass field that is a flag: its default and the text `--help` shows."""
-    return field(default=default, metadata={"help": help, **metadata})
+    return field(default=default, metadata={"help": help.replace("%", "%%"), **metadata})
 
 
 @dataclass

@@ -93,6 +93,15 @@ class DefaultsTest(absltest.TestCase):
         self.assertIsNone(parse("--config_name=folder")[0].settings()["shape"])
 
 
+@pytest.mark.parametrize("classes", [PRE_TRAINING, FINE_TUNING])
+def test_help_shows_every_flag_with_a_text(classes, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse("--help", classes=classes)
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert "--output_dir" in shown and "nanoT5" in shown
+
+
 def write_recipe(folder, **settings):
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(settings))
