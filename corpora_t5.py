@@ -28,7 +28,7 @@ from hub import use_hub
 from readers import expand_files, read_rows
 from tasks import Task
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 DOCUMENTS_PER_BATCH = 1024
 HELD_OUT_RUN_WINDOWS = 8
 WINDOWS_PER_COUNT = 1024
@@ -112,7 +112,6 @@ class TokenFacts:
     num_tokens: int
     num_bytes: int
     num_unknown_tokens: int
-    num_newlines: int
     dtype: str
 
 
@@ -139,19 +138,29 @@ def corpus_key(
     tokenizer: PreTrainedTokenizerBase,
     flag: str,
 ) -> str:
-    """A name that changes whenever the tokens would: contents, tokenizer, columns, format."""
+    """A name that changes with local contents, names of Hub data sets, tokenizer, and columns."""
     digest = hashlib.sha256()
     settings = [CACHE_FORMAT, dataset_paths, dataset_names, text_column_name, split]
     digest.update(json.dumps(settings).encode())
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
     for path in expand_files(files, flag=flag) if files else ():
-        with path.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    for path in (dataset_paths or "").split(","):
-        if path.strip() in CORPORA:
+        _update_with_file(digest, path)
+    for path in filter(None, (path.strip() for path in (dataset_paths or "").split(","))):
+        if path in CORPORA:
             digest.update(installed_docs.corpus_version().encode())
+        elif Path(path).exists():
+            _update_with_file(digest, Path(path))
     return digest.hexdigest()[:24]
+
+
+def _update_with_file(digest, path: Path) -> None:
+    """Takes in a file's kind, size and contents, or those of all files of a folder."""
+    for part in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if part.is_file():
+            digest.update(f"\0{''.join(part.suffixes)}\0{part.stat().st_size}\0".encode())
+            with part.open("rb") as stream:
+                while chunk := stream.read(1 << 20):
+                    digest.update(chunk)
 
 
 def tokenise(
@@ -182,9 +191,11 @@ def tokenise(
     try:
         facts = _write_tokens(texts, tokenizer=tokenizer, path=unfinished / "tokens.bin")
         (unfinished / "facts.json").write_text(json.dumps(asdict(facts), indent=2))
-        if folder.exists():  # an interrupted move, or another run that was faster
-            shutil.rmtree(folder)
-        os.replace(unfinished, folder)
+        try:
+            os.replace(unfinished, folder)
+        except OSError:
+            if not facts_file.exists():  # otherwise another run has written the same tokens
+                raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return TokenFile(folder, facts)
@@ -195,7 +206,7 @@ def _write_tokens(
 ) -> TokenFacts:
     dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
     counts = {"num_documents": 0, "num_tokens": 0, "num_bytes": 0}
-    counts |= {"num_unknown_tokens": 0, "num_newlines": 0}
+    counts["num_unknown_tokens"] = 0
     iterator = iter(texts)
     bar = tqdm(desc="tokenise", unit=" documents", disable=None)
     with path.open("wb") as stream, bar:
@@ -206,7 +217,6 @@ def _write_tokens(
             counts["num_tokens"] += len(ids)
             counts["num_bytes"] += sum(len(text.encode()) for text in documents)
             counts["num_unknown_tokens"] += int(np.count_nonzero(ids == tokenizer.unk_token_id))
-            counts["num_newlines"] += sum(text.count("\n") for text in documents)
             bar.update(len(documents))
     return TokenFacts(**counts, dtype=np.dtype(dtype).name)
 
@@ -290,9 +300,11 @@ def split_windows(
     numbers = np.arange(num_windows)
     if validation_percentage <= 0:
         return numbers, numbers[:0]
-    stride = max(2, round(100 / validation_percentage))
-    run = max(1, min(HELD_OUT_RUN_WINDOWS, num_windows // (8 * stride)))
-    held_out = (numbers // run) % stride == 0
+    share = validation_percentage / 100
+    run = max(1, min(HELD_OUT_RUN_WINDOWS, int(num_windows * share / 8)))
+    held_out = np.floor((numbers // run + 1) * share) > np.floor((numbers // run) * share)
+    if not held_out.any():
+        held_out[-1] = True
     return numbers[~held_out], numbers[held_out]
 
 

@@ -10,23 +10,23 @@ A task is an entry of constants.DATASET_VALS, or a YAML file of the same keys (-
 
 from __future__ import annotations
 
+import cpu_threads  # isort: skip  # noqa: F401 (before torch)
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase
 
-import cpu_threads  # noqa: F401 (before torch)
 from corpora_t5 import TaskDataset
 from data_collator_t5 import FineTuningCollator
-from errors import UserError, run_program
+from errors import UserError, did_you_mean, run_program
 from flags import (
     FINE_TUNING,
     FineTuningArguments,
     FineTuningDataArguments,
     make_output_dir,
     parse_flags,
-    write_run_yaml,
 )
 from metrics import find_metric, score
 from model_t5 import load_tokenizer, start_model
@@ -52,8 +52,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     if data_args.show_examples:
         first = next(iter(sets.by_name.values()))
         shown = [first[i] for i in range(min(data_args.show_examples, len(first)))]
-        print_examples(collator(shown), tokenizer=tokenizer)
+        if args.process_index == 0:
+            print_examples(collator(shown), tokenizer=tokenizer)
         return {}
+    require_splits(sets, args)
     choose_best_by(args, data_args, task=task)
     model = start_model(
         **model_args.settings(), tokenizer=tokenizer, seed=args.seed, use_cpu=args.use_cpu
@@ -71,7 +73,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     )
     metrics = trainer.run(test_sets=sets.test)
     if args.process_index == 0:
-        write_run_yaml(folder, args.given)
         write_answers(folder, sets, trainer.answers)
         write_card(folder, task, metrics=metrics, log_history=trainer.state.log_history)
     return metrics
@@ -197,11 +198,27 @@ def read_splits(
         yield split, load_rows(task, split, data_dir=data_args.data_dir, max_rows=most)
 
 
+def require_splits(sets: TaskSets, args: FineTuningArguments) -> None:
+    """Refuses to train without training rows; without held-out ones nothing selects a model."""
+    if args.do_train and sets.train is None:
+        raise UserError(f"Task {sets.task} has no training split: add --do_train False.")
+    if sets.validation is None:
+        args.eval_strategy, args.do_eval, args.load_best_model_at_end = "no", False, False
+
+
 def choose_best_by(
     args: FineTuningArguments, data_args: FineTuningDataArguments, *, task: Task
 ) -> None:
     """The task's own metric selects the best checkpoint, unless the flags name another."""
-    if args.given["metric_for_best_model"] is not None:
+    asked = args.given["metric_for_best_model"]
+    if asked is not None:
+        scores = task.metric_names if data_args.eval_with == "generate" else ()
+        known = ["loss", "token_accuracy", *scores]
+        if asked.removeprefix("eval_") not in known:
+            raise UserError(
+                f"--metric_for_best_model {asked}: task {task} has {', '.join(known)}."
+                f"{did_you_mean(asked, known)}"
+            )
         return
     if data_args.eval_with == "generate":
         args.metric_for_best_model = f"eval_{task.metric_to_optimize}"

@@ -8,6 +8,7 @@ classes, everything else takes plain values.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import logging
 import os
@@ -56,7 +57,7 @@ class ModelArguments:
 
     model_name_or_path: str = flag(
         "google/t5-v1_1-base",
-        "Hub name or folder of the checkpoint to start from: T5, v1.1, mT5, umT5, FLAN-T5.",
+        "Hub name or folder of the checkpoint to start from: T5, T5 v1.1, mT5, FLAN-T5.",
     )
     initialize_from_scratch: bool = flag(
         False, "Start from random weights of --config_name instead of a checkpoint."
@@ -84,6 +85,12 @@ class ModelArguments:
     def __post_init__(self):
         if self.config_name in MODEL_SHAPES:
             self.initialize_from_scratch = True
+        elif self.config_name and not self.initialize_from_scratch:
+            raise UserError(
+                f"--config_name {self.config_name} is no shape known by name."
+                f"{did_you_mean(self.config_name, MODEL_SHAPES)} With a folder or Hub name, "
+                "--initialize_from_scratch says that its weights are not wanted."
+            )
         if self.tokenizer_name is None:
             self.tokenizer_name = self.model_name_or_path
 
@@ -131,6 +138,26 @@ class DataArguments:
         "and stop before a model is loaded.",
     )
 
+    def __post_init__(self):
+        _require_at_least(
+            self,
+            input_seq_length=4,
+            target_seq_length=2,
+            max_train_examples=1,
+            max_validation_examples=1,
+            max_test_examples=1,
+            beam_search_num_beams=1,
+            patience=1,
+            show_examples=0,
+        )
+
+
+def _require_at_least(flags: object, **least: int) -> None:
+    for name, smallest in least.items():
+        value = getattr(flags, name, None)
+        if value is not None and value < smallest:
+            raise UserError(f"--{name} {value}: expected at least {smallest}.")
+
 
 @dataclass
 class PreTrainingDataArguments(DataArguments):
@@ -164,6 +191,7 @@ class PreTrainingDataArguments(DataArguments):
     )
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 < self.mlm_probability < 1:
             raise UserError(
                 f"--mlm_probability {self.mlm_probability}: expected a share between 0 and 1."
@@ -222,6 +250,7 @@ class FineTuningDataArguments(DataArguments):
     )
 
     def __post_init__(self):
+        super().__post_init__()
         if self.task_file is None:
             self.benchmark = self.benchmark or "glue"
             self.dataset_name = self.dataset_name or "sst2"
@@ -256,7 +285,7 @@ class T5TrainingArguments(Seq2SeqTrainingArguments):
     use_cpu: bool | None = flag(None, "Use the CPU. None: only where there is no accelerator.")
     eval_strategy: str = flag("steps", "When to evaluate: no, steps or epoch.")
     logging_steps: float = flag(50, "Steps between log lines; below 1: a fraction of the run.")
-    save_total_limit: int | None = flag(2, "Checkpoints kept, the best one besides. None: all.")
+    save_total_limit: int | None = flag(2, "Checkpoints kept, the best one among them. None: all.")
     report_to: str = flag(
         "none", "Trackers: none, tensorboard, wandb, trackio. None of them is asked unless named."
     )
@@ -267,6 +296,19 @@ class T5TrainingArguments(Seq2SeqTrainingArguments):
     seed: int = flag(42, "Seed of initialisation, dropout, data order and masks.")
 
     def __post_init__(self):
+        _require_at_least(
+            self,
+            per_device_train_batch_size=1,
+            per_device_eval_batch_size=1,
+            gradient_accumulation_steps=1,
+            seed=0,
+        )
+        self._refuse_what_would_be_ignored()
+        if os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"):
+            # Trials of a sweep share their flags' folder; each gets one of its own in it.
+            self.output_dir = os.path.join(self.output_dir, os.environ["WANDB_RUN_ID"])
+        if not self.do_eval:
+            self.eval_strategy, self.load_best_model_at_end = "no", False
         if self.use_cpu is None:
             self.use_cpu = torch.accelerator.current_accelerator() is None
         if self.use_cpu:
@@ -280,9 +322,15 @@ class T5TrainingArguments(Seq2SeqTrainingArguments):
             self.lr_scheduler_type, SCHEDULES, SchedulerType, flag="--lr_scheduler_type"
         )
         self.optim, self.lr_scheduler_type = "adamw_torch", "constant"
+        if self.deepspeed and optimizer in OPTIMIZERS:
+            raise UserError(
+                f"--optim {optimizer} scales each matrix by its own size, and DeepSpeed shows an "
+                "optimizer one flat vector of all of them. With --deepspeed give --optim "
+                "adamw_torch --learning_rate 1e-4."
+            )
         try:
             super().__post_init__()
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise UserError(f"The flags do not go together: {error}") from error
         if optimizer not in OPTIMIZERS:
             optimizer = OptimizerNames(optimizer)
@@ -290,6 +338,30 @@ class T5TrainingArguments(Seq2SeqTrainingArguments):
             schedule = SchedulerType(schedule)
         self.optim, self.lr_scheduler_type = optimizer, schedule
         self._use_one_device_per_process()
+
+    def _refuse_what_would_be_ignored(self) -> None:
+        """Flags of the library that this project's trainer has another way for."""
+        fixed = {
+            "remove_unused_columns": (False, "the collators write what T5 takes"),
+            "train_sampling_strategy": ("random", "data order is a function of (seed, epoch)"),
+            "average_tokens_across_devices": (True, "the loss counts the tokens of all ranks"),
+            "predict_with_generate": (False, "use --eval_with generate"),
+            "generation_num_beams": (None, "use --eval_with_beam_search"),
+            "generation_max_length": (None, "use --target_seq_length"),
+            "generation_config": (None, "use --eval_with_beam_search and its flags"),
+        }
+        for name, (value, reason) in fixed.items():
+            if getattr(self, name) != value:
+                raise UserError(f"--{name} {getattr(self, name)} has no effect here: {reason}.")
+        known = ("none", "tensorboard", "wandb", "trackio", "all")
+        for tracker in str(self.report_to).split(","):
+            if tracker.strip() not in known:
+                raise UserError(
+                    f"--report_to {self.report_to}: expected one of {', '.join(known)}."
+                    f"{did_you_mean(tracker, known)}"
+                )
+            if tracker == "trackio" and importlib.util.find_spec("trackio") is None:
+                raise UserError("--report_to trackio: it is not installed; pip install trackio.")
 
     def _use_one_device_per_process(self) -> None:
         """One process drives one GPU; torch's DataParallel would change T5's loss."""
@@ -515,4 +587,33 @@ def make_output_dir(output_dir: str) -> Path:
 def write_run_yaml(folder: Path, given: dict[str, object]) -> None:
     """All settings of a run but secrets: `--config run.yaml` repeats it."""
     text = yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
-    (folder / "run.yaml").write_text("# --config run.yaml repeats this run.\n" + text)
+    unfinished = folder / f".run.yaml.{os.getpid()}"
+    unfinished.write_text("# --config run.yaml repeats this run.\n" + text, encoding="utf-8")
+    os.replace(unfinished, folder / "run.yaml")
+
+
+# What may change between an interruption and the same command again.
+MAY_DIFFER = (
+    *("output_dir", "resume_from_checkpoint", "report_to", "run_name", "disable_tqdm"),
+    *("logging_steps", "save_steps", "save_total_limit", "per_device_eval_batch_size"),
+    *("dataloader_num_workers", "show_examples", "tokenized_dataset_dir", "local_rank"),
+)
+
+
+def require_same_run(folder: Path, given: dict[str, object]) -> None:
+    """Refuses to go on with the checkpoint of a run that had other settings."""
+    path = folder / "run.yaml"
+    if not path.exists():
+        return
+    before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    changed = [
+        f"{name} was {before[name]} and is {value}"
+        for name, value in given.items()
+        if name in before and name not in MAY_DIFFER and before[name] != value
+    ]
+    if changed:
+        raise UserError(
+            f"--output_dir {folder} holds the checkpoint of a run with other settings "
+            f"({'; '.join(changed)}). Give another --output_dir, --resume_from_checkpoint none to "
+            "start over, or --resume_from_checkpoint CHECKPOINT to go on with the new settings."
+        )

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForSeq2SeqLM,
@@ -24,6 +25,7 @@ from hub import use_hub
 logger = logging.getLogger(__name__)
 
 EMBEDDING_MULTIPLE = 128
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 
 
 # ---- tokenizers ---------------------------------------------------------------------------------
@@ -31,6 +33,12 @@ EMBEDDING_MULTIPLE = 128
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or Hub repository."""
+    folder = Path(name_or_path)
+    if folder.is_dir() and not any((folder / name).exists() for name in TOKENIZER_FILES):
+        raise UserError(
+            f"The folder {name_or_path} holds no tokenizer ({' or '.join(TOKENIZER_FILES)}). Give "
+            "one that does with --tokenizer_name, or make one with train_tokenizer_t5.py."
+        )
     try:
         _reach(name_or_path)
         return AutoTokenizer.from_pretrained(name_or_path)
@@ -113,8 +121,11 @@ def load_model(
             dtype=torch.float32,
             attn_implementation=attn_implementation,
         )
-    except (OSError, ValueError) as error:
-        raise UserError(_unreachable("model", name_or_path, error) + " " + MODEL_REMEDY) from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        changed = f" (with --config_overrides {config_overrides})" if config_overrides else ""
+        raise UserError(
+            _unreachable("model", name_or_path, error) + changed + " " + MODEL_REMEDY
+        ) from error
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=EMBEDDING_MULTIPLE)
     return _with_token_ids(model, tokenizer)
@@ -138,6 +149,11 @@ def make_model(
     """
     config = T5Config(**MODEL_SHAPES[shape]) if shape in MODEL_SHAPES else _load_config(shape)
     config = _override(config, config_overrides, dropout_rate=dropout_rate)
+    if "vocab_size=" in (config_overrides or ""):
+        raise UserError(
+            f"--config_overrides {config_overrides}: vocab_size follows from the tokenizer "
+            f"({len(tokenizer)} tokens); leave it out."
+        )
     config.vocab_size = -(-len(tokenizer) // EMBEDDING_MULTIPLE) * EMBEDDING_MULTIPLE
     config._attn_implementation = attn_implementation
     with torch.random.fork_rng():
@@ -249,6 +265,9 @@ def _with_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
         settings.eos_token_id = tokenizer.eos_token_id
         if getattr(settings, "decoder_start_token_id", None) is None:
             settings.decoder_start_token_id = tokenizer.pad_token_id
-    # Tied copies are not in a checkpoint; this tells the Trainer not to miss them.
-    model._keys_to_ignore_on_save = list(model._tied_weights_keys)
+    # Tied copies are not in a checkpoint; this tells the Trainer not to miss them. A head that is
+    # tied by class but not in fact (mT5's) is none of them.
+    named = dict(model.named_parameters(remove_duplicate=False))
+    tied = model._tied_weights_keys.items()
+    model._keys_to_ignore_on_save = [copy for copy, of in tied if named[copy] is named[of]]
     return model

@@ -10,12 +10,13 @@ A recipe is a YAML file of flags; `--help` explains each. Interrupted, the same 
 
 from __future__ import annotations
 
+import cpu_threads  # isort: skip  # noqa: F401 (before torch)
+
 from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-import cpu_threads  # noqa: F401 (before torch)
 from corpora_t5 import Windows, load_windows
 from corruption_t5 import OBJECTIVES, Objective
 from data_collator_t5 import PreTrainingCollator
@@ -25,7 +26,6 @@ from flags import (
     PreTrainingDataArguments,
     make_output_dir,
     parse_flags,
-    write_run_yaml,
 )
 from model_t5 import load_tokenizer, require_sentinels, start_model
 from report import print_examples, write_model_card
@@ -52,8 +52,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         print(describe(windows, objective=objective), flush=True)
     if data_args.show_examples:
         keys = range(min(data_args.show_examples, len(windows.training)))
-        print_examples(collator(windows.training.__getitems__(keys)), tokenizer=tokenizer)
+        if args.process_index == 0:
+            print_examples(collator(windows.training.__getitems__(keys)), tokenizer=tokenizer)
         return {}
+    if windows.held_out is None:
+        args.eval_strategy, args.do_eval, args.load_best_model_at_end = "no", False, False
     model = start_model(
         **model_args.settings(), tokenizer=tokenizer, seed=args.seed, use_cpu=args.use_cpu
     )
@@ -67,7 +70,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     )
     metrics = trainer.run()
     if args.process_index == 0:
-        write_run_yaml(folder, args.given)
         write_card(folder, data_args, metrics=metrics, log_history=trainer.state.log_history)
     return metrics
 
@@ -117,8 +119,8 @@ def describe(windows: Windows, *, objective: Objective) -> str:
     ]
     if windows.held_out is not None:
         lines.append(
-            f"entropy    {windows.held_out_entropy_nats:.3f} nats per held-out token: the loss of "
-            "the best model that sees no context"
+            f"entropy    {windows.held_out_entropy_nats:.3f} nats per raw held-out token: what the "
+            "best guess without context costs (targets also hold sentinels, which cost less)"
         )
     return "\n".join(lines)
 

@@ -29,6 +29,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from constants import IGNORE_ID
 from errors import UserError
+from flags import require_same_run, write_run_yaml
 from optimizer_t5 import OPTIMIZERS, SCHEDULES
 
 logger = logging.getLogger(__name__)
@@ -263,7 +264,8 @@ class T5Trainer(Seq2SeqTrainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval", **kwargs):
         """The metrics of one evaluation set, or of several and the mean of each score over them.
 
-        The mean is what selects the best model, so MNLI has one `eval_accuracy` too.
+        The mean is what selects the best model, so MNLI has one `eval_accuracy` too; the loss is
+        per target token over all sets.
         """
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix, **kwargs)
         sets = self.eval_dataset if eval_dataset is None else eval_dataset
@@ -273,8 +275,10 @@ class T5Trainer(Seq2SeqTrainer):
             means = {
                 f"{metric_key_prefix}_{name}": float(np.mean([metrics[p + name] for p in prefixes]))
                 for name in names
-                if name != "loss" and all(p + name in metrics for p in prefixes)
+                if all(p + name in metrics for p in prefixes)
             }
+            answers = [answer for p in prefixes for answer in self.answers[p[:-1]]]
+            means[f"{metric_key_prefix}_loss"] = mean_scores(answers)["loss"]
             self.log(means)
             metrics |= means
         return metrics
@@ -284,13 +288,18 @@ class T5Trainer(Seq2SeqTrainer):
     def run(self, *, test_sets: dict[str, Dataset] | None = None) -> dict[str, float]:
         """Trains, evaluates, scores `test_sets` ({prefix: data}), saves; returns all metrics.
 
-        Leaves a folder that `from_pretrained` loads, all_results.json, and log_history.json with
-        every logged line. The answers behind the last scores stay in `self.answers`.
+        Leaves a folder that `from_pretrained` loads, run.yaml, all_results.json, and
+        log_history.json with every logged line. The answers behind the last scores stay in
+        `self.answers`.
         """
         metrics: dict[str, float] = {}
+        checkpoint = self._checkpoint_to_resume() if self.args.do_train else None
+        self.accelerator.wait_for_everyone()  # all ranks have read what rank 0 now replaces
+        if self.is_world_process_zero():
+            write_run_yaml(Path(self.args.output_dir), self.args.given)
         if self.args.do_train:
             start = time.perf_counter()
-            result = self.train(resume_from_checkpoint=self._checkpoint_to_resume())
+            result = self.train(resume_from_checkpoint=checkpoint)
             metrics["train_loss"] = result.training_loss
             metrics["train_seconds"] = round(time.perf_counter() - start, 1)
             metrics["train_steps"] = self.state.global_step
@@ -313,6 +322,7 @@ class T5Trainer(Seq2SeqTrainer):
         if asked == "auto":
             found = newest_complete_checkpoint(Path(self.args.output_dir))
             if found is not None:
+                require_same_run(Path(self.args.output_dir), self.args.given)
                 logger.warning("Resuming from %s.", found)
             return found and str(found)
         if not is_complete_checkpoint(Path(asked)):

@@ -54,6 +54,13 @@ class SpellingTest(parameterized.TestCase):
         (["sst2"], "'sst2' is neither a flag nor a recipe"),
         (["--config"], "--config needs a YAML file"),
         (["--eval_with", "guess"], "invalid choice: 'guess'"),
+        (["--config_name", "t5-v1_1-smal"], "Did you mean t5-v1_1-small?"),
+        (["--input_seq_length", "0"], "--input_seq_length 0: expected at least 4"),
+        (["--per_device_train_batch_size", "0"], "expected at least 1"),
+        (["--max_train_examples", "-1"], "expected at least 1"),
+        (["--report_to", "wandbb"], "Did you mean wandb?"),
+        (["--predict_with_generate"], "has no effect here: use --eval_with generate"),
+        (["--deepspeed", "zero_stage2_config.json"], "With --deepspeed give --optim adamw_torch"),
     )
     def test_a_mistake_gets_one_sentence(self, words, sentence):
         with pytest.raises(UserError) as error:
@@ -90,7 +97,9 @@ class DefaultsTest(absltest.TestCase):
     def test_a_shape_known_by_name_implies_random_weights(self):
         model, _, _ = parse("--config_name=t5-v1_1-small")
         self.assertEqual(model.settings()["shape"], "t5-v1_1-small")
-        self.assertIsNone(parse("--config_name=folder")[0].settings()["shape"])
+        self.assertIsNone(parse()[0].settings()["shape"])
+        model = parse("--config_name=folder", "--initialize_from_scratch")[0]
+        self.assertEqual(model.settings()["shape"], "folder")
 
 
 @pytest.mark.parametrize("classes", [PRE_TRAINING, FINE_TUNING])
@@ -100,6 +109,12 @@ def test_help_shows_every_flag_with_a_text(classes, capsys):
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
     assert "--output_dir" in shown and "nanoT5" in shown
+
+
+def test_trials_of_a_sweep_do_not_share_a_folder(monkeypatch):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+    monkeypatch.setenv("WANDB_RUN_ID", "trial")
+    assert parse("--output_dir", "out")[2].output_dir == "out/trial"
 
 
 def write_recipe(folder, **settings):

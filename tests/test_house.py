@@ -46,6 +46,13 @@ def test_imports_go_one_way():
     assert not imported_by(trees["metrics"]) & {"torch", "transformers"}
 
 
+@pytest.mark.parametrize("script", ["pre_train_t5", "fine_tune_t5"])
+def test_cpu_threads_are_set_before_torch_loads(script):
+    imports = [n for n in modules()[script].body if isinstance(n, (ast.Import, ast.ImportFrom))]
+    first = [n for n in imports if getattr(n, "module", None) != "__future__"][0]
+    assert [alias.name for alias in first.names] == ["cpu_threads"]
+
+
 def test_no_file_is_named_like_a_package():
     taken = set(packages_distributions()) | set(sys.stdlib_module_names)
     assert not set(ORDER) & taken - {"constants"}

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from transformers import AutoModelForSeq2SeqLM
+from transformers import AutoModelForSeq2SeqLM, MT5Config, MT5ForConditionalGeneration
 
 from errors import UserError
 from model_t5 import load_model, load_tokenizer, make_model, require_sentinels, sentinel_ids
@@ -57,6 +57,19 @@ def test_the_head_survives_saving_and_the_librarys_own_loader(tokenizer, tmp_pat
     ours = load_model(name_or_path=str(tmp_path), tokenizer=tokenizer, dropout_rate=0.25)
     assert ours.lm_head.weight is not ours.shared.weight
     assert ours.encoder.block[0].layer[0].dropout.p == 0.25
+
+
+def test_mt5_keeps_the_head_it_came_with(tokenizer, tmp_path):
+    config = MT5Config(vocab_size=256, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4)
+    model = MT5ForConditionalGeneration(config)
+    model.lm_head.weight = torch.nn.Parameter(torch.randn(256, 32))
+    model.save_pretrained(tmp_path / "first")
+    for source, target in (("first", "second"), ("second", "third")):
+        loaded = load_model(
+            name_or_path=str(tmp_path / source), tokenizer=tokenizer, dropout_rate=0.0
+        )
+        loaded.save_pretrained(tmp_path / target)
+    assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
 
 
 def test_weights_are_a_function_of_the_seed_alone(tokenizer):

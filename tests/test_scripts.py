@@ -124,6 +124,28 @@ def test_two_workers_see_the_same_batches(pre_trained, tmp_path, text_file, toke
     assert metrics["train_loss"] == pre_trained[1]["train_loss"]
 
 
+def test_a_run_with_other_settings_is_not_gone_on_with(pre_trained, text_file, tokenizer_dir):
+    folder = pre_trained[0].parent
+    words = pre_training_words(folder, text_file=text_file, tokenizer_dir=tokenizer_dir)
+    with pytest.raises(UserError, match=r"learning_rate was 0.02 and is 0.1.*Give another"):
+        pre_train_t5.main([*words, "--learning_rate", "0.1"])
+
+
+def test_nothing_held_out_is_trained_without_evaluation(tmp_path, text_file, tokenizer_dir):
+    words = pre_training_words(tmp_path, text_file=text_file, tokenizer_dir=tokenizer_dir, steps=1)
+    metrics = pre_train_t5.main([*words, "--validation_split_percentage", "0"])
+    assert metrics["train_steps"] == 1 and "eval_loss" not in metrics
+
+
+def test_a_folder_of_a_data_set_is_text_too(tmp_path, tokenizer_dir):
+    import datasets
+
+    folder = tmp_path / "saved"
+    datasets.Dataset.from_dict({"text": make_sentences(60)}).save_to_disk(folder)
+    words = pre_training_words(tmp_path, text_file=folder, tokenizer_dir=tokenizer_dir, steps=1)
+    assert pre_train_t5.main(words)["train_steps"] == 1
+
+
 def test_run_yaml_repeats_the_run(pre_trained, tmp_path):
     folder, metrics = pre_trained
     again = pre_train_t5.main([str(folder / "run.yaml"), "--output_dir", str(tmp_path / "again")])
@@ -220,6 +242,12 @@ def test_a_label_outside_the_table(tmp_path, task_dir, pre_trained):
     words = fine_tuning_words(tmp_path / "out", task_dir=task_dir, model=pre_trained[0])
     with pytest.raises(UserError, match=r"bad.jsonl, row 2: .*7"):
         fine_tune_t5.main([*words, "--train_file", str(bad)])
+
+
+def test_a_metric_the_task_has_not(tmp_path, task_dir, pre_trained):
+    words = fine_tuning_words(tmp_path / "out", task_dir=task_dir, model=pre_trained[0])
+    with pytest.raises(UserError, match="has loss, token_accuracy, accuracy, f1"):
+        fine_tune_t5.main([*words, "--metric_for_best_model", "acc"])
 
 
 def test_an_output_folder_that_is_a_file(tmp_path, task_dir, pre_trained):

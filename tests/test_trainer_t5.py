@@ -164,7 +164,11 @@ def test_several_evaluation_sets_give_one_primary_number(tokenizer, tmp_path, to
     metrics = trainer.run()
     assert metrics["eval_matched_accuracy"] == 3 and metrics["eval_mismatched_accuracy"] == 5
     assert metrics["eval_accuracy"] == 4
-    assert "eval_loss" not in metrics
+    tokens = [3 * row + 2 for row in range(5)]
+    whole = metrics["eval_matched_loss"] * sum(tokens[:3]) + metrics["eval_mismatched_loss"] * sum(
+        tokens
+    )
+    assert metrics["eval_loss"] == pytest.approx(whole / (sum(tokens[:3]) + sum(tokens)))
 
 
 def test_only_complete_checkpoints_are_resumed_from(tmp_path):
