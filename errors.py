@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 
 EXIT_FINISHED = 0
 EXIT_USER_ERROR = 2
-EXIT_STOPPED_ON_REQUEST = 75
 
 
 class UserError(ValueError):

@@ -17,6 +17,7 @@ from transformers import (
     T5Config,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+from transformers.utils.logging import disable_progress_bar
 
 from constants import MODEL_SHAPES
 from errors import UserError, did_you_mean
@@ -87,6 +88,7 @@ def start_model(
     attn_implementation: str = "auto",
 ) -> PreTrainedModel:
     """A model from random weights where a shape is given, else from a checkpoint."""
+    disable_progress_bar()  # the library's bars for each file would bury the run's own
     if attn_implementation == "auto":
         attn_implementation = "eager" if use_cpu else "sdpa"
     settings = {

@@ -25,7 +25,6 @@ from transformers import Seq2SeqTrainer, TrainerCallback
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
-from transformers.utils.logging import disable_progress_bar
 
 from constants import IGNORE_ID
 from errors import UserError
@@ -94,7 +93,6 @@ class T5Trainer(Seq2SeqTrainer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        disable_progress_bar()  # a bar for each saved file would bury the run's own
         self.score = score
         self.generation = generation
         self.answers: dict[str, list[Answer]] = {}
@@ -217,17 +215,17 @@ class T5Trainer(Seq2SeqTrainer):
         return [by_example[example] for example in sorted(by_example)]
 
     def _evaluation_model(self):
+        """The model as the library's own evaluation loop prepares it, before or after training."""
         if self.is_deepspeed_enabled and self.deepspeed is None:
             from transformers.integrations.deepspeed import deepspeed_init
 
             deepspeed_init(self, num_training_steps=0, inference=True)
         model = self._wrap_model(self.model, training=False)
         if len(self.accelerator._models) == 0 and model is self.model:
-            prepare = self.accelerator.prepare
-            if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-                model = self.accelerator.prepare_model(model, evaluation_mode=True)
+            if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+                model = self.accelerator.prepare(model)
             else:
-                model = prepare(model)
+                model = self.accelerator.prepare_model(model, evaluation_mode=True)
             if self.is_deepspeed_enabled:
                 self.deepspeed = self.model_wrapped = model
         return model

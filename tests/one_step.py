@@ -36,6 +36,17 @@ class Rows:
         return {"input_ids": ids[:9], "labels": ids, "example_index": row}
 
 
+def tiny_model(tokenizer):
+    """A T5 v1.1 of two layers, the same each time."""
+    return make_model(
+        shape="t5-v1_1-small",
+        tokenizer=tokenizer,
+        dropout_rate=0.0,
+        seed=0,
+        config_overrides="d_model=32,d_kv=8,d_ff=64,num_layers=2,num_heads=4",
+    )
+
+
 def one_step(tokenizer_dir: str, *, output_dir: str, batch: int, accumulation: int) -> dict:
     """Loss, gradient norm, evaluation and number of ranks."""
     tokenizer = load_tokenizer(tokenizer_dir)
@@ -49,15 +60,8 @@ def one_step(tokenizer_dir: str, *, output_dir: str, batch: int, accumulation: i
             *("--bf16", "False", "--use_cpu", "--optim", "sgd", "--learning_rate", "0"),
         ],
     )
-    model = make_model(
-        shape="t5-v1_1-small",
-        tokenizer=tokenizer,
-        dropout_rate=0.0,
-        seed=0,
-        config_overrides="d_model=32,d_kv=8,d_ff=64,num_layers=2,num_heads=4",
-    )
     trainer = T5Trainer(
-        model=model,
+        model=tiny_model(tokenizer),
         args=args,
         data_collator=FineTuningCollator(pad_id=0, start_id=0),
         train_dataset=Rows(NUM_ROWS),

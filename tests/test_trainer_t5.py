@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from one_step import NUM_EVALUATED, Rows, one_step
+from one_step import NUM_EVALUATED, Rows, one_step, tiny_model
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from data_collator_t5 import FineTuningCollator
-from model_t5 import make_model
 from trainer_t5 import EpochSampler, T5Trainer, is_complete_checkpoint, newest_complete_checkpoint
 
 ONE_STEP = Path(__file__).with_name("one_step.py")
@@ -48,13 +47,7 @@ def assert_same(result: dict, whole: dict) -> None:
 
 
 def test_the_loss_is_the_mean_over_all_target_tokens(tokenizer, whole_batch):
-    model = make_model(
-        shape="t5-v1_1-small",
-        tokenizer=tokenizer,
-        dropout_rate=0.0,
-        seed=0,
-        config_overrides="d_model=32,d_kv=8,d_ff=64,num_layers=2,num_heads=4",
-    )
+    model = tiny_model(tokenizer)
     losses, tokens = 0.0, 0
     for row in (Rows(8)[i] for i in range(8)):
         labels = torch.tensor(row["labels"])[None]
@@ -86,13 +79,7 @@ def test_two_ranks_change_nothing(tokenizer_dir, tmp_path, whole_batch, batch, a
 def test_the_librarys_own_loss_still_depends_on_accumulation(tokenizer, tmp_path, whole_batch):
     # The reason for T5Trainer.compute_loss. If this fails, the library has been mended: look there.
     def library_loss(batch: int, accumulation: int) -> float:
-        model = make_model(
-            shape="t5-v1_1-small",
-            tokenizer=tokenizer,
-            dropout_rate=0.0,
-            seed=0,
-            config_overrides="d_model=32,d_kv=8,d_ff=64,num_layers=2,num_heads=4",
-        )
+        model = tiny_model(tokenizer)
         args = Seq2SeqTrainingArguments(
             output_dir=str(tmp_path),
             per_device_train_batch_size=batch,
@@ -148,13 +135,7 @@ def test_several_evaluation_sets_give_one_primary_number(tokenizer, tmp_path, to
         (FineTuningArguments,), ["--output_dir", str(tmp_path), "--do_train=False", "--use_cpu"]
     )
     trainer = T5Trainer(
-        model=make_model(
-            shape="t5-v1_1-small",
-            tokenizer=tokenizer,
-            dropout_rate=0.0,
-            seed=0,
-            config_overrides="d_model=32,d_kv=8,d_ff=64,num_layers=1,num_heads=4",
-        ),
+        model=tiny_model(tokenizer),
         args=args,
         data_collator=FineTuningCollator(pad_id=0, start_id=0),
         eval_dataset={"matched": Rows(3), "mismatched": Rows(5)},
