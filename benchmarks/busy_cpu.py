@@ -1,8 +1,8 @@
-"""What a training step costs beside another busy process, for each way CPU threads may wait.
+"""What a training step costs beside busy processes, for each way CPU threads may wait.
 
     .venv/bin/python benchmarks/busy_cpu.py
 
-Times forward + backward of the demo's model, alone and beside one process that never rests, with
+Times forward + backward of the demo's model, beside 0, 1 and 2 processes that never rest, with
 OpenMP's default, a short spin (this project's setting, cpu_threads.py), no spin, and one thread.
 """
 
@@ -58,9 +58,10 @@ def time_steps() -> list[float]:
     return seconds[len(seconds) // 3 :]
 
 
-def measure(way: str, *, busy: bool) -> float:
+def measure(way: str, *, num_busy: int) -> float:
     """Median milliseconds of a step in a fresh process."""
-    other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
+    restless = [sys.executable, "-c", "while True: pass"]
+    others = [subprocess.Popen(restless) for _ in range(num_busy)]
     try:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
         done = subprocess.run(
@@ -71,7 +72,7 @@ def measure(way: str, *, busy: bool) -> float:
             check=True,
         )
     finally:
-        if other is not None:
+        for other in others:
             other.kill()
             other.wait()
     return 1000 * statistics.median(json.loads(done.stdout.splitlines()[-1]))
@@ -81,11 +82,11 @@ def main() -> None:
     if sys.argv[1:] == ["--worker"]:
         print(json.dumps(time_steps()))
         return
-    print(f"{'ms a step':<12}{'alone':>10}{'busy':>10}")
+    print(f"{'ms a step':<12}{'alone':>10}{'1 busy':>10}{'2 busy':>10}")
     for way in WAYS:
-        row = {"way": way, "alone_ms": measure(way, busy=False), "busy_ms": measure(way, busy=True)}
-        append_row("busy_cpu", row)
-        print(f"{way:<12}{row['alone_ms']:>10.1f}{row['busy_ms']:>10.1f}", flush=True)
+        milliseconds = [measure(way, num_busy=num_busy) for num_busy in range(3)]
+        append_row("busy_cpu", {"way": way, "ms_beside_0_1_2_busy": milliseconds})
+        print(f"{way:<12}" + "".join(f"{ms:>10.1f}" for ms in milliseconds), flush=True)
 
 
 if __name__ == "__main__":
