@@ -478,8 +478,10 @@ def parse_flags(classes: Sequence[type], argv: Sequence[str] | None = None) -> t
 
 
 def _split_recipe(words: list[str]) -> tuple[Path | None, list[str]]:
-    if words and not words[0].startswith("-") and words[0].endswith((".yaml", ".yml")):
-        return Path(words[0]), words[1:]
+    # The deepspeed launcher puts a word of its own in front.
+    first = 1 if words and words[0].startswith("--local_rank=") else 0
+    if words[first:] and words[first].endswith((".yaml", ".yml")) and words[first][0] != "-":
+        return Path(words[first]), words[:first] + words[first + 1 :]
     for position, word in enumerate(words):
         if word == "--config":
             if position + 1 == len(words):

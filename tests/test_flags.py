@@ -123,7 +123,9 @@ def write_recipe(folder, **settings):
     return str(path)
 
 
-@pytest.mark.parametrize("spelling", [["{}"], ["--config", "{}"], ["--config={}"]])
+@pytest.mark.parametrize(
+    "spelling", [["{}"], ["--config", "{}"], ["--config={}"], ["--local_rank=1", "{}"]]
+)
 def test_flags_override_a_recipe(tmp_path, spelling):
     recipe = write_recipe(tmp_path, dataset_name="cola", learning_rate="3e-4", patience=None)
     words = [word.format(recipe) for word in spelling]
