@@ -28,6 +28,7 @@ from constants import DATASET_VALS, MODEL_SHAPES
 from corruption_t5 import OBJECTIVES
 from errors import UserError, did_you_mean
 from optimizer_t5 import OPTIMIZERS, SCHEDULES
+from whole_files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +161,9 @@ def _require_at_least(flags: object, **least: int) -> None:
 
 
 @dataclass
-class PreTrainingDataArguments(DataArguments):
+class CorpusArguments:
+    """Which documents are read, besides --train_file."""
+
     dataset_paths: str | None = flag(
         None,
         "Data sets: comma list of Hub names, save_to_disk folders, and installed_docs (the English "
@@ -170,6 +173,18 @@ class PreTrainingDataArguments(DataArguments):
         None, "Configurations of --dataset_paths, one by one, as in 20220301.en, (empty: none)."
     )
     text_column_name: str = flag("text", "Column that holds the text.")
+
+    def require_text(self) -> None:
+        """Refuses to start without any text to read."""
+        if not (self.train_file or self.dataset_paths):
+            raise UserError(
+                "No text to train on: give --train_file FILE[,FILE...] or --dataset_paths NAME "
+                "(installed_docs is there without network)."
+            )
+
+
+@dataclass
+class PreTrainingDataArguments(CorpusArguments, DataArguments):
     validation_split_percentage: float = flag(
         5.0,
         "Percent of the windows held out where there is no --validation_file; 0 for none. Runs of "
@@ -206,11 +221,7 @@ class PreTrainingDataArguments(DataArguments):
                 f"--validation_split_percentage {self.validation_split_percentage}: expected 0 "
                 "to 50 percent."
             )
-        if not (self.train_file or self.dataset_paths):
-            raise UserError(
-                "No text to train on: give --train_file FILE[,FILE...] or --dataset_paths NAME "
-                "(installed_docs is there without network)."
-            )
+        self.require_text()
 
 
 @dataclass
@@ -589,9 +600,7 @@ def make_output_dir(output_dir: str) -> Path:
 def write_run_yaml(folder: Path, given: dict[str, object]) -> None:
     """All settings of a run but secrets: `--config run.yaml` repeats it."""
     text = yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
-    unfinished = folder / f".run.yaml.{os.getpid()}"
-    unfinished.write_text("# --config run.yaml repeats this run.\n" + text, encoding="utf-8")
-    os.replace(unfinished, folder / "run.yaml")
+    write_text(folder / "run.yaml", "# --config run.yaml repeats this run.\n" + text)
 
 
 # What may change between an interruption and the same command again.

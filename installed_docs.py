@@ -36,6 +36,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from errors import UserError, run_program
+from whole_files import write_text
 
 STDLIB = "stdlib"
 PACKAGES = (STDLIB, "datasets", "numpy", "scipy", "sklearn", "torch", "transformers")
@@ -409,9 +410,7 @@ def write_task(task: dict[str, list[dict]], *, output_dir: Path) -> list[Path]:
     written = []
     for split, rows in task.items():
         path = output_dir / f"word_order.{split}.jsonl"
-        incomplete = path.with_name(f"{path.name}.{os.getpid()}.incomplete")
-        incomplete.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        os.replace(incomplete, path)
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
         written.append(path)
     return written
 

@@ -6,16 +6,15 @@ submission/glue.zip           CoLA.tsv, SST-2.tsv, …  each  index<TAB>predicti
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from readers import read_rows
 from tasks import INVALID, find_task
+from whole_files import replacing
 
 COLUMNS = ("idx", "input", "target", "prediction", "label")
 
@@ -92,20 +91,6 @@ def _glue_table(name: str, rows: Iterable[Mapping[str, Any]], *, kind: str) -> s
             value = task.labels[label] if kind == "words" else str(label)
         lines[row["idx"]] = f"{row['idx']}\t{value}\n"
     return "index\tprediction\n" + "".join(lines[index] for index in sorted(lines))
-
-
-@contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[BinaryIO]:
-    """Opens a file beside `path` and moves it there when all is written, or removes it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with unfinished.open("wb") as file:
-            yield file
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 # {benchmark: writer of its zip}, for the benchmarks whose sites take one.

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from errors import UserError, run_program
+from whole_files import write_text
 
 HIDDEN_SCORES = ("_runtime", "_per_second", "epoch", "train_loss", "train_seconds", "train_steps")
 CURVES = "curves.png"
@@ -58,7 +59,7 @@ def write_model_card(
         "```",
         "",
     ]
-    (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+    write_text(folder / "README.md", "\n".join(lines))
 
 
 def draw_curves(log_history: list[dict], *, path: Path) -> bool:

@@ -31,7 +31,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Tokenizer
 
 from corpora_t5 import read_texts
 from errors import UserError, run_program
-from flags import flag, parse_flags
+from flags import CorpusArguments, flag, parse_flags
 
 PAD_ID, EOS_ID, UNKNOWN_ID = 0, 1, 2
 MAX_LINE_BYTES = 4192  # SentencePiece leaves out longer lines, and says so only in its log
@@ -53,7 +53,7 @@ WRITTEN_FILES = {
 
 
 @dataclass
-class TokenizerArguments:
+class TokenizerArguments(CorpusArguments):
     """Which text the tokenizer is made of, and its size."""
 
     output_dir: str = flag("my_tokenizer", "Folder to write the tokenizer to.")
@@ -61,15 +61,6 @@ class TokenizerArguments:
         None,
         "Text: comma list and globs of .txt, .jsonl, .csv, .tsv, .parquet, plain, .gz or .zst.",
     )
-    dataset_paths: str | None = flag(
-        None,
-        "Data sets: comma list of Hub names, save_to_disk folders, and installed_docs (the English "
-        "documentation that the installed packages bring along).",
-    )
-    dataset_names: str | None = flag(
-        None, "Configurations of --dataset_paths, one by one, as in 20220301.en, (empty: none)."
-    )
-    text_column_name: str = flag("text", "Column that holds the text.")
     vocab_size: int = flag(
         32000,
         "SentencePiece pieces; the sentinels come on top. T5's size; 8192 suits 20 MB of text.",
@@ -97,11 +88,7 @@ class TokenizerArguments:
     )
 
     def __post_init__(self):
-        if not (self.train_file or self.dataset_paths):
-            raise UserError(
-                "No text to train on: give --train_file FILE[,FILE...] or --dataset_paths NAME "
-                "(installed_docs is there without network)."
-            )
+        self.require_text()
         if not 0.98 <= self.character_coverage <= 1:
             raise UserError(
                 f"--character_coverage {self.character_coverage}: expected a share between 0.98 "

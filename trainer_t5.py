@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from constants import IGNORE_ID
 from errors import UserError
 from flags import require_same_run, write_run_yaml
 from optimizer_t5 import OPTIMIZERS, SCHEDULES
+from whole_files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -353,9 +353,7 @@ def newest_complete_checkpoint(output_dir: Path) -> Path | None:
 
 
 def _write_json(path: Path, values: dict | list) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
-    os.replace(unfinished, path)
+    write_text(path, json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 class RunProgress(TrainerCallback):

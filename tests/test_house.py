@@ -14,7 +14,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 # Every module may import those before it. This is the pipeline.
 ORDER = [
-    *("cpu_threads", "constants", "errors", "hub", "readers", "installed_docs"),
+    *("cpu_threads", "constants", "errors", "hub", "whole_files", "readers", "installed_docs"),
     *("tasks", "corruption_t5", "optimizer_t5", "data_collator_t5", "corpora_t5", "metrics"),
     *("flags", "model_t5", "trainer_t5", "predictions", "report"),
     *("train_tokenizer_t5", "pre_train_t5", "fine_tune_t5"),
