@@ -10,6 +10,7 @@ import ast
 import inspect
 import json
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
@@ -75,7 +76,31 @@ class T5Adafactor(Adafactor):
         return len(long_sides) >= 2, False
 
 
-class RmsScaledAdamW(Optimizer):
+class StepByGroup(Optimizer):
+    """An optimizer that steps all parameters of a group with a gradient at once."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable | None = None):
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self._begin_group(group)
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                self._step_group(group, params)
+        return loss
+
+    def _begin_group(self, group: dict) -> None:
+        """What a group counts in each step, also where none of its parameters has a gradient."""
+
+    @abstractmethod
+    def _step_group(self, group: dict, params: list[torch.Tensor]) -> None:
+        """One step of parameters that all have a gradient."""
+
+
+class RmsScaledAdamW(StepByGroup):
     """AdamW whose step on each matrix is scaled by max(1e-3, RMS of that matrix).
 
     Adafactor's parameter scaling put into Adam: plain Adam diverges in T5 pre-training, because
@@ -100,18 +125,6 @@ class RmsScaledAdamW(Optimizer):
         super().__init__(
             params, {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps}
         )
-
-    @torch.no_grad()
-    def step(self, closure: Callable | None = None):
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if params:
-                self._step_group(group, params)
-        return loss
 
     def _step_group(self, group: dict, params: list[torch.Tensor]) -> None:
         for p in params:
@@ -234,7 +247,7 @@ def orthogonal(matrices: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     ]
 
 
-class ScheduleFreeAdamW(Optimizer):
+class ScheduleFreeAdamW(StepByGroup):
     """AdamW that averages its iterates instead of lowering the learning rate.
 
     Gradients are taken at y, between the iterate z and its average x; x is what is evaluated and
@@ -292,19 +305,9 @@ class ScheduleFreeAdamW(Optimizer):
                 if state and "y" in state:
                     p.copy_(state.pop("y"))
 
-    @torch.no_grad()
-    def step(self, closure: Callable | None = None):
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            group["highest_lr"] = max(group["highest_lr"], group["lr"])
-            group["weights_sum"] += group["highest_lr"] ** 2
-            if params:
-                self._step_group(group, params)
-        return loss
+    def _begin_group(self, group: dict) -> None:
+        group["highest_lr"] = max(group["highest_lr"], group["lr"])
+        group["weights_sum"] += group["highest_lr"] ** 2
 
     def _step_group(self, group: dict, params: list[torch.Tensor]) -> None:
         for p in params:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,7 +38,7 @@ def padded(lengths: np.ndarray) -> np.ndarray:
     return -(-lengths // PAD_TO_MULTIPLE_OF) * PAD_TO_MULTIPLE_OF
 
 
-class _Batches(Dataset):
+class _Batches(Dataset, ABC):
     """What both kinds share: key = epoch * len(self) + number of a batch -> its examples.
 
     An epoch has as many batches as the first one. In a mixture, whose epochs hold different rows,
@@ -67,9 +68,9 @@ class _Batches(Dataset):
             self._epoch = epoch
         return epoch * len(self.examples), self._batches[number % len(self._batches)]
 
+    @abstractmethod
     def _arrange(self, lengths: np.ndarray, rng: np.random.Generator) -> list:
         """The positions of each batch, from the lengths of an epoch's examples."""
-        raise NotImplementedError
 
 
 class GroupedBatches(_Batches):
