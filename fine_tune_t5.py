@@ -22,15 +22,14 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from answers_t5 import Answer
-from errors import UserError, did_you_mean, run_program
-from flags import (
+from arguments_t5 import (
     FINE_TUNING,
     FineTuningArguments,
     FineTuningDataArguments,
     FineTuningModelArguments,
-    make_output_dir,
-    parse_flags,
 )
+from errors import UserError, did_you_mean, run_program
+from flags import parse_flags
 from launch_t5 import announce_launch
 from lora_t5 import describe, require_absolute_steps, with_adapters
 from metrics import find_metric
@@ -40,6 +39,7 @@ from plan_t5 import print_plan
 from predictions import SUBMISSIONS, predictions_path, write_predictions
 from readers import expand_files, read_rows
 from report import write_model_card
+from run_files_t5 import make_output_dir
 from samples_t5 import print_examples
 from task_inference_t5 import answer_rows, is_unlabelled, write_rows
 from task_rows_t5 import TaskDataset

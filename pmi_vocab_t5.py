@@ -30,9 +30,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from arguments_t5 import CorpusArguments, flag
 from corpora_t5 import read_texts
 from errors import UserError, run_program
-from flags import CorpusArguments, flag, parse_flags
+from flags import parse_flags
 from masking_units import APOSTROPHES, LONGEST_PHRASE, SHORTEST_PHRASE, is_word_character
 from whole_files import write_text
 

@@ -19,17 +19,16 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from corruption_t5 import Objective, settings_of
-from data_collator_t5 import PreTrainingCollator, padding_shares
-from errors import UserError, run_program
-from flags import (
+from arguments_t5 import (
     PRE_TRAINING,
     PreTrainingArguments,
     PreTrainingDataArguments,
     PreTrainingModelArguments,
-    make_output_dir,
-    parse_flags,
 )
+from corruption_t5 import Objective, settings_of
+from data_collator_t5 import PreTrainingCollator, padding_shares
+from errors import UserError, run_program
+from flags import parse_flags
 from launch_t5 import announce_launch
 from masking_units import PmiPhrases, Units, Words, read_phrases
 from model_t5 import (
@@ -43,6 +42,7 @@ from model_t5 import (
 from objective_mixtures import SETTINGS, Mixture, make_mixture, make_objective
 from plan_t5 import print_plan
 from report import write_model_card
+from run_files_t5 import make_output_dir
 from samples_t5 import FillIns, print_briefly, print_examples
 from token_files_t5 import special_ids
 from trainer_t5 import T5Trainer

@@ -29,7 +29,7 @@ from checkpoints_t5 import (
     verify_checkpoint,
 )
 from errors import UserError
-from flags import without_secrets
+from run_files_t5 import without_secrets
 
 logger = logging.getLogger(__name__)
 

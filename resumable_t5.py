@@ -50,9 +50,9 @@ from checkpoints_t5 import (
     whole_checkpoints,
 )
 from errors import StoppedOnRequest, UserError
-from flags import require_same_run, write_run_yaml
 from loss_watch_t5 import BadBatch, LossWatch, replay
 from remote_checkpoints_t5 import BackgroundCopies, RemoteCheckpoints
+from run_files_t5 import require_same_run, write_run_yaml
 from stop_requests_t5 import REASONS, StopRequests, leave_signals_to_parent
 from watchdog_t5 import Watchdog
 

@@ -29,9 +29,10 @@ from sentencepiece import sentencepiece_model_pb2
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Tokenizer
 
+from arguments_t5 import CorpusArguments, flag
 from corpora_t5 import read_texts
 from errors import UserError, run_program
-from flags import CorpusArguments, flag, parse_flags
+from flags import parse_flags
 
 PAD_ID, EOS_ID, UNKNOWN_ID = 0, 1, 2
 MAX_LINE_BYTES = 4192  # SentencePiece leaves out longer lines, and says so only in its log

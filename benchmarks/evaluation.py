@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch  # noqa: E402
 
 from answers_t5 import Answering, mean_scores  # noqa: E402
-from flags import FineTuningArguments, parse_flags  # noqa: E402
+from arguments_t5 import FineTuningArguments  # noqa: E402
+from flags import parse_flags  # noqa: E402
 from model_t5 import load_tokenizer, make_model  # noqa: E402
 from task_rows_t5 import TaskDataset  # noqa: E402
 from task_sets_t5 import TaskSets, answering_of, generation_settings, score_answers  # noqa: E402

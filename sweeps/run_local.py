@@ -136,9 +136,10 @@ def known_flags(program: str) -> set[str] | None:
     name = PROGRAMS.get(Path(program).name)
     if name is None:
         return None
-    import flags
+    import arguments_t5
+    from flags import flag_names
 
-    return flags.flag_names(getattr(flags, name))
+    return flag_names(getattr(arguments_t5, name))
 
 
 def distribution_of(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flags import FINE_TUNING, PRE_TRAINING, parse_flags
+from arguments_t5 import FINE_TUNING, PRE_TRAINING
+from flags import parse_flags
 from pmi_vocab_t5 import PmiVocabArguments
 from train_tokenizer_t5 import TokenizerArguments
 

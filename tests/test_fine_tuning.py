@@ -1,6 +1,7 @@
 """Proves the way from several tasks to scores: mixtures, rank, LoRA, grouped and packed batches,
 checkpoints chosen after training, and files without labels, on one rank and on two."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -13,10 +14,10 @@ from conftest import make_sentences
 from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM
 
-import fine_tune_t5
+from arguments_t5 import FINE_TUNING
 from errors import UserError
 from fine_tune_t5 import main
-from flags import FINE_TUNING, parse_flags
+from flags import parse_flags
 from model_t5 import load_tokenizer, make_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -307,7 +308,7 @@ def test_a_mistake_gets_one_sentence(data_dir, model_dir, tmp_path, extra, sente
 
 
 def test_without_peft_lora_says_what_to_install(monkeypatch):
-    found = fine_tune_t5.parse_flags.__globals__["importlib"].util.find_spec
+    found = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda n: None if n == "peft" else found(n))
     with pytest.raises(UserError, match="pip install peft"):
         parse_flags(FINE_TUNING, ["--lora_r", "8"])

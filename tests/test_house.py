@@ -23,6 +23,8 @@ ORDER = [
     *(
         "amounts",
         "zero_t5",
+        "run_files_t5",
+        "arguments_t5",
         "flags",
         "launch_t5",
         "lora_t5",
@@ -83,7 +85,8 @@ def test_main_can_be_read_in_one_go(script):
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/*.yaml")), ids=lambda p: p.name)
 def test_recipes_parse(path):
-    from flags import FINE_TUNING, PRE_TRAINING, parse_flags
+    from arguments_t5 import FINE_TUNING, PRE_TRAINING
+    from flags import parse_flags
     from tasks import find_task
 
     settings = yaml.safe_load(path.read_text())

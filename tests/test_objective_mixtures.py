@@ -12,9 +12,10 @@ import pytest
 import yaml
 from scipy.stats import chisquare
 
+from arguments_t5 import PRE_TRAINING
 from corruption_t5 import OBJECTIVES, span_corruption
 from errors import UserError
-from flags import PRE_TRAINING, parse_flags
+from flags import parse_flags
 from masking_units import Units
 from noise_masks import ExampleRng
 from objective_mixtures import (

@@ -14,8 +14,9 @@ from one_step import tiny_model
 from torch import nn
 
 import pre_train_t5
+from arguments_t5 import PreTrainingArguments
 from errors import UserError
-from flags import PreTrainingArguments, parse_flags
+from flags import parse_flags
 from optimizer_t5 import (
     CHOSEN_BY_PRESET,
     OPTIMIZERS,

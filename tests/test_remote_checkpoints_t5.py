@@ -11,10 +11,12 @@ import fsspec
 import pytest
 from conftest import CHECKPOINT_FILES, make_checkpoint
 
+from arguments_t5 import PRE_TRAINING
 from checkpoints_t5 import MANIFEST, BadCheckpoint, verify_checkpoint
 from errors import UserError
-from flags import PRE_TRAINING, parse_flags, without_secrets, write_run_yaml
+from flags import parse_flags
 from remote_checkpoints_t5 import NUM_ATTEMPTS, BackgroundCopies, RemoteCheckpoints
+from run_files_t5 import without_secrets, write_run_yaml
 
 SECRET = "sftp://me:pass%21word@host/runs"
 

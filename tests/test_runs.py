@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flags import PRE_TRAINING, flag_names
+from arguments_t5 import PRE_TRAINING
+from flags import flag_names
 
 ROOT = Path(__file__).resolve().parents[1]
 JOBS = sorted([*ROOT.glob("runs/slurm/*.sbatch"), ROOT / "sweeps" / "run_sweep.sh"])

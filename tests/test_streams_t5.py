@@ -19,11 +19,12 @@ import pre_train_t5
 import readers
 import streams_t5
 import training_windows_t5
+from arguments_t5 import PRE_TRAINING
 from corpora_t5 import Position, find_sources, read_documents
 from corruption_t5 import span_corruption
 from data_collator_t5 import PreTrainingCollator
 from errors import UserError
-from flags import PRE_TRAINING, parse_flags
+from flags import parse_flags
 from model_t5 import sentinel_ids
 from streams_t5 import Bookmarks, Cursor, HeldOut, Mark
 from token_files_t5 import Encoder, encode_documents

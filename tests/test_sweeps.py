@@ -13,9 +13,10 @@ import optuna
 import pytest
 import yaml
 
+from arguments_t5 import FINE_TUNING, PRE_TRAINING
 from constants import DATASET_VALS
 from errors import UserError
-from flags import FINE_TUNING, PRE_TRAINING, parse_flags
+from flags import parse_flags
 from metrics import find_metric
 from tasks import find_task
 

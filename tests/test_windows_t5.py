@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from conftest import make_sentences
 
+from arguments_t5 import PRE_TRAINING
 from errors import UserError
-from flags import PRE_TRAINING, parse_flags
+from flags import parse_flags
 from training_windows_t5 import load_windows
 from windows_t5 import (
     JoinedCuts,
