@@ -729,8 +729,14 @@ class ResumableTrainer(Seq2SeqTrainer):
         self.loss_watch = LossWatch(**mine["loss_watch"])
 
     def _finalize_training(self, trial, num_train_samples, start_time):
-        """The library's, with the time of the processes before this one counted in."""
+        """The library's, with the time of the processes before this one counted in.
+
+        Each rank loads the best model's folder that its own state names, and only rank 0 writes
+        folders: the others would be evaluated with the last weights.
+        """
         self.watchdog.beat("finishing")
+        best = self._from_main(lambda: self.state.best_model_checkpoint)
+        self.state.best_model_checkpoint = best
         began = start_time - self.seconds_before
         return super()._finalize_training(trial, num_train_samples, began)
 

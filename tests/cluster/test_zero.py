@@ -1,5 +1,5 @@
-"""Proves that ZeRO-2 and ZeRO-3 train, generate, save whole models and go on from a checkpoint, on
-two CPU ranks under the deepspeed launcher and under accelerate."""
+"""Proves that ZeRO-2 and ZeRO-3 train, generate, load the best model on every rank, save whole
+models and go on from a checkpoint, on two CPU ranks under the deepspeed launcher and accelerate."""
 
 import json
 import os
@@ -8,15 +8,20 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from slurm_on_one_host import BIN, ROOT
 from test_scripts import fine_tuning_words, pre_trained, task_dir, text_file  # noqa: F401 (fixtures)
 from transformers import AutoModelForSeq2SeqLM
 
+import fine_tune_t5
+
 pytestmark = pytest.mark.cluster
 
 ZERO = ["--optim", "adamw_torch", "--learning_rate", "1e-3", "--logging_steps", "1"]
-ZERO += ["--load_best_model_at_end", "False", "--max_train_examples", "96"]
-ZERO += ["--max_validation_examples", "10"]
+ZERO += ["--max_train_examples", "96", "--max_validation_examples", "10"]
+# The model of the greatest loss counts as the best one: that of the first pass, not of the last.
+FIRST_IS_BEST = ["--metric_for_best_model", "loss", "--greater_is_better", "True"]
 
 
 def launch(*words: str, seconds: float = 280) -> str:
@@ -59,10 +64,33 @@ def gradient_norms(folder: Path, *, after: int) -> list[tuple[int, float]]:
     return [(step, norm) for step, norm in norms if step > after]
 
 
+def check_best_was_loaded(folder: Path, *, task_dir: Path) -> Path:  # noqa: F811
+    """The best checkpoint, whose weights the folder holds and every rank was evaluated with."""
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+    best, last = [load_file(checkpoints[i] / "model.safetensors") for i in (0, -1)]
+    saved = load_file(folder / "model.safetensors")
+    assert all(torch.equal(saved[name], best[name]) for name in best)
+    assert any(not torch.equal(last[name], best[name]) for name in best)
+    results = json.loads((folder / "all_results.json").read_text())
+    words = fine_tuning_words(folder / "alone", task_dir=task_dir, model=folder)
+    alone = fine_tune_t5.main([*words, "--do_train", "False", "--max_validation_examples", "10"])
+    for name in ("test_loss", "eval_loss"):
+        assert results[name] == pytest.approx(alone[name], rel=1e-5), name
+    return checkpoints[0]
+
+
+def test_all_ranks_load_the_best_model(tmp_path, pre_trained, task_dir):  # noqa: F811
+    words = fine_tuning_words(tmp_path, task_dir=task_dir, model=pre_trained[0])
+    launcher = ["torchrun", "--standalone", "--nproc_per_node", "2", "fine_tune_t5.py"]
+    text = launch(*launcher, *words, *ZERO, *FIRST_IS_BEST, "--save_total_limit", "5")
+    assert "2 processes on 1 node, each on CPU (1 thread); DDP" in text
+    check_best_was_loaded(tmp_path, task_dir=task_dir)
+
+
 @pytest.mark.parametrize("stage", [2, 3])
 def test_a_stage_trains_generates_saves_and_resumes(stage, tmp_path, pre_trained, task_dir):  # noqa: F811
     whole, halted = tmp_path / "whole", tmp_path / "halted"
-    zero = [*ZERO, "--deepspeed", f"zero_stage{stage}_config.json"]
+    zero = [*ZERO, *FIRST_IS_BEST, "--deepspeed", f"zero_stage{stage}_config.json"]
     files = {"task_dir": task_dir, "model": pre_trained[0]}
     text = deepspeed(*fine_tuning_words(whole, **files), *zero, "--save_total_limit", "5")
     assert "deepspeed: 2 processes on 1 node, each on CPU (1 thread)" in text
@@ -78,8 +106,9 @@ def test_a_stage_trains_generates_saves_and_resumes(stage, tmp_path, pre_trained
     }
     assert any((a != b).any() for a, b in zip(saved.parameters(), start.parameters(), strict=True))
 
-    # The same run, begun from the checkpoint of its first pass, comes to the same end.
-    first = min(whole.glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+    # The same run, begun from the checkpoint of its first pass, comes to the same end; the best
+    # model lies in the other folder.
+    first = check_best_was_loaded(whole, task_dir=task_dir)
     deepspeed(*fine_tuning_words(halted, **files), *zero, "--resume_from_checkpoint", str(first))
     step = int(first.name[11:])
     assert len(gradient_norms(whole, after=step)) == 3
