@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from constants import IGNORE_ID
+from loss_t5 import TokenScores
 from train_batches_t5 import additive_mask, same_document
 
 MOST_LOGITS = 1 << 26  # computed at once when label words are scored: 256 MiB in float32
@@ -53,26 +53,23 @@ class Answering:
 
 
 def answers_of(
-    logits: torch.Tensor,
+    scores: TokenScores,
     batch: dict[str, torch.Tensor],
     *,
     texts: Sequence[str | None],
     token_bytes: torch.Tensor | None = None,
 ) -> list[Answer]:
-    """One answer per row from `logits` [batch, length, vocabulary] and the batch's labels.
+    """One answer per row from the scores of its target tokens and the batch's labels.
 
     `token_bytes` [vocabulary] holds how many bytes of text each token stands for.
     """
     labels = batch["labels"]
-    losses = functional.cross_entropy(
-        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE_ID, reduction="none"
-    ).view_as(labels)
     counted = labels != IGNORE_ID
-    correct = (logits.argmax(-1) == labels) & counted
+    correct = scores.is_correct.bool() & counted
     num_rows = len(labels)
     columns = (
         batch["example_index"].tolist(),
-        losses.double().sum(1).tolist(),
+        scores.losses.double().sum(1).tolist(),
         counted.sum(1).tolist(),
         correct.sum(1).tolist(),
         texts,

@@ -24,6 +24,7 @@ from amounts import (
     parse_amount,
     split_batch,
 )
+from attention_t5 import IMPLEMENTATIONS
 from constants import DATASET_VALS, MODEL_SHAPES
 from errors import UserError, did_you_mean
 from flops_t5 import PEAK_FLOPS, peak_flops
@@ -83,9 +84,9 @@ class ModelArguments:
     )
     attn_implementation: str = flag(
         "auto",
-        "Attention code: eager, sdpa, or auto. Auto is eager on a CPU, where sdpa trains slower "
-        "because T5's bias needs a gradient, and sdpa on a GPU.",
-        choices=["auto", "eager", "sdpa"],
+        "Attention code: eager (the library's), lean, sdpa, flex (docs/performance.md), or auto: "
+        "lean on a CPU, where T5's bias, which needs a gradient, makes sdpa slow; sdpa on a GPU.",
+        choices=[*IMPLEMENTATIONS],
     )
     dropout_rate: float = flag(0.0, "Dropout.")
 

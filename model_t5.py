@@ -23,6 +23,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 from transformers.utils.logging import disable_progress_bar
 
+from attention_t5 import registered_attention
 from constants import MODEL_SHAPES
 from errors import UserError, did_you_mean
 from hub import use_hub
@@ -144,8 +145,7 @@ def start_model(
 ) -> PreTrainedModel:
     """A model from random weights where a shape is given, else from a checkpoint."""
     disable_progress_bar()  # the library's bars for each file would bury the run's own
-    if attn_implementation == "auto":
-        attn_implementation = "eager" if use_cpu else "sdpa"
+    attn_implementation = registered_attention(attn_implementation, use_cpu=use_cpu)
     settings = {
         "tokenizer": tokenizer,
         "dropout_rate": dropout_rate,
@@ -249,9 +249,7 @@ def shape_of(
     wanted = shape or name_or_path
     config = T5Config(**MODEL_SHAPES[wanted]) if wanted in MODEL_SHAPES else _load_config(wanted)
     config = _override(config, config_overrides, dropout_rate=dropout_rate)
-    if attn_implementation == "auto":
-        attn_implementation = "eager" if use_cpu else "sdpa"
-    config._attn_implementation = attn_implementation
+    config._attn_implementation = registered_attention(attn_implementation, use_cpu=use_cpu)
     return _model_class(config), config
 
 

@@ -7,6 +7,7 @@ T5-11B is planned in seconds on a laptop.
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from collections.abc import Iterable, Sequence
@@ -19,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import PretrainedConfig, PreTrainedModel
 
 from flops_t5 import training_flops
-from loss_t5 import summed_loss
+from loss_t5 import answering_with, summed_loss, with_loss_head
 
 GIGABYTE = 1e9
 ADAM_BYTES = 8  # two float32 averages per parameter
@@ -127,10 +128,11 @@ def step_bytes(
             for p in model.parameters()
         ]
     with LiveBytes([*model.parameters(), *model.buffers()]) as live:
+        answer = functools.partial(summed_loss, labels=labels, z_loss=1e-4)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-            outputs = model(input_ids=inputs, decoder_input_ids=labels)
-        loss, _ = summed_loss(outputs.logits, labels, label_smoothing=0.0, z_loss=1e-4)
-        loss.backward()
+            with answering_with(model, answer):
+                outputs = model(input_ids=inputs, decoder_input_ids=labels)
+        outputs.logits[0].backward()
     for hook in hooks:
         hook.remove()
     model.zero_grad()
@@ -190,7 +192,7 @@ def _empty(
     model.config.use_cache = False
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    return model
+    return with_loss_head(model)
 
 
 def _both(model: PreTrainedModel, **settings) -> StepBytes:

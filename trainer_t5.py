@@ -33,7 +33,7 @@ from constants import IGNORE_ID
 from errors import UserError
 from flops_t5 import peak_flops
 from lora_t5 import merged
-from loss_t5 import summed_loss
+from loss_t5 import TokenScores, answering_with, summed_loss, token_scores, with_loss_head
 from optimizer_t5 import OPTIMIZERS, SCHEDULES, make_optimizer
 from progress_t5 import Meter, RunProgress
 from resumable_t5 import ResumableTrainer
@@ -107,6 +107,7 @@ class T5Trainer(ResumableTrainer):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        with_loss_head(self.model)
         if getattr(self.train_dataset, "is_batched", False):
             self._train_batch_size = 1
         self.score = score
@@ -135,13 +136,15 @@ class T5Trainer(ResumableTrainer):
         DeepSpeed afterwards, hence the factor.
         """
         labels = inputs["labels"]
-        outputs = model(**_forward_inputs(inputs))
-        loss, z_loss = summed_loss(
-            outputs.logits,
-            labels,
+        answer = functools.partial(
+            summed_loss,
+            labels=labels,
             label_smoothing=self.args.label_smoothing_factor if model.training else 0.0,
             z_loss=self.args.z_loss if model.training else 0.0,
         )
+        with answering_with(self.model, answer):
+            outputs = model(**_forward_inputs(inputs))
+        loss, z_loss = outputs.logits
         if num_items_in_batch is None:
             scale = 1 / (labels != IGNORE_ID).sum()
         else:
@@ -329,12 +332,15 @@ class T5Trainer(ResumableTrainer):
         with self.compute_loss_context_manager():
             if answering.words is not None:
                 return rank_words(model, batch, words=answering.words)
-            outputs = model(**_forward_inputs(batch))
-        texts: Sequence[str | None] = [None] * len(outputs.logits)
+            answer = functools.partial(token_scores, labels=batch["labels"])
+            with answering_with(self.model, answer):
+                outputs = model(**_forward_inputs(batch))
+        texts: Sequence[str | None] = [None] * len(batch["labels"])
         if answering.generation is not None:
             states = BaseModelOutput(last_hidden_state=outputs.encoder_last_hidden_state)
             texts = self._generate(batch, answering.generation, encoder_outputs=states)
-        return answers_of(outputs.logits, batch, texts=texts, token_bytes=self.token_bytes)
+        scores = TokenScores(*outputs.logits)
+        return answers_of(scores, batch, texts=texts, token_bytes=self.token_bytes)
 
     def _generate(self, batch: dict[str, torch.Tensor], settings: dict, **states) -> list[str]:
         """Decoded text of each row. Under ZeRO-3 all ranks generate in step, or they would hang."""

@@ -9,6 +9,7 @@ from torch.nn import functional
 import answers_t5
 from answers_t5 import Answer, LabelWords, rank_words
 from data_collator_t5 import FineTuningCollator
+from loss_t5 import score_logits
 from model_t5 import make_model
 from task_sets_t5 import TaskSets, answering_of, generation_settings
 from tasks import make_task
@@ -80,7 +81,9 @@ def test_the_loss_is_that_of_the_targets_own_word(tokenizer):
     words = LabelWords.encode(WORDS, tokenizer=tokenizer, length_tokens=64)
     batch = make_batch(words, hidden=(2,))
     inputs = {k: v for k, v in batch.items() if k not in ("labels", "example_index")}
-    expected = answers_t5.answers_of(model(**inputs).logits, batch, texts=[None] * 5)
+    expected = answers_t5.answers_of(
+        score_logits(model(**inputs).logits, batch["labels"]), batch, texts=[None] * 5
+    )
     for found, whole in zip(rank_words(model, batch, words=words), expected, strict=True):
         if found.example == 2:
             assert (found.loss_sum, found.num_tokens) == (0.0, 0)
