@@ -101,6 +101,11 @@ class ModelArguments:
         if self.tokenizer_name is None:
             self.tokenizer_name = self.model_name_or_path
 
+    def published_base(self) -> str | None:
+        """The Hub name of the model that this run goes on from, None for a folder or none."""
+        is_folder = os.path.exists(self.model_name_or_path)
+        return None if self.initialize_from_scratch or is_folder else self.model_name_or_path
+
     def settings(self) -> dict[str, object]:
         """What `model_t5.start_model` wants to know."""
         return {

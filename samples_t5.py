@@ -59,6 +59,13 @@ class FillIns:
         self.tokenizer = tokenizer
         self.sentinels = sentinels
         self.prints = prints
+        self.texts: list[str] = []  # as they were filled in last
+
+    def first_input(self) -> str:
+        """The text of the first example with its blanks."""
+        ids = self.batch["input_ids"][0].tolist()
+        ends = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        return self.tokenizer.decode([token for token in ids if token not in ends])
 
     @torch.no_grad()
     def __call__(self, model: PreTrainedModel) -> None:
@@ -74,8 +81,11 @@ class FillIns:
         ).cpu()
         if not self.prints:
             return
-        for row in zip(inputs.tolist(), labels.tolist(), written.tolist(), strict=True):
-            text = filled_text(*row, tokenizer=self.tokenizer, sentinels=self.sentinels)
+        rows = zip(inputs.tolist(), labels.tolist(), written.tolist(), strict=True)
+        self.texts = [
+            filled_text(*row, tokenizer=self.tokenizer, sentinels=self.sentinels) for row in rows
+        ]
+        for text in self.texts:
             print(f"held out   {_cut(text)}", flush=True)
 
 
