@@ -198,6 +198,11 @@ class DataArguments:
         "Print so many examples as text, ids and lengths, with the share truncated and unknown, "
         "and stop before a model is loaded.",
     )
+    num_samples: int = flag(
+        2,
+        "Examples printed before the first step, and held-out ones that the model answers at each "
+        "evaluation; 0 for none.",
+    )
 
     def __post_init__(self):
         _require_at_least(
@@ -246,11 +251,6 @@ class CorpusArguments:
 
 @dataclass
 class PreTrainingDataArguments(CorpusArguments, DataArguments):
-    num_samples: int = flag(
-        2,
-        "Examples printed before the first step, and held-out blanks that the model fills in at "
-        "each evaluation; 0 for none.",
-    )
     validation_split_percentage: float = flag(
         5.0,
         "Percent of the windows held out where there is no --validation_file; 0 for none. Runs of "

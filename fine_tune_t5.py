@@ -15,7 +15,7 @@ import cpu_threads  # isort: skip  # noqa: F401 (before torch)
 import functools
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from torch.utils.data import Dataset
@@ -41,7 +41,8 @@ from plan_t5 import print_plan
 from predictions import SUBMISSIONS, predictions_path, write_predictions
 from readers import expand_files, read_rows
 from run_files_t5 import make_output_dir
-from samples_t5 import print_examples
+from run_scope_t5 import one_run
+from samples_t5 import print_answers, print_briefly, print_examples
 from task_inference_t5 import answer_rows, is_unlabelled, write_rows
 from task_rows_t5 import TaskDataset
 from task_sets_t5 import (
@@ -65,6 +66,7 @@ logger = logging.getLogger(__name__)
 NUM_SAMPLES = 6  # predictions shown in the card
 
 
+@one_run
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Runs one fine-tuning and returns its metrics."""
     flags = model_args, data_args, args = parse_flags(FINE_TUNING, argv)
@@ -98,6 +100,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         processing_class=tokenizer,
         score=score_answers,
         summarise=functools.partial(summary_of, sets),
+        sample=make_samples(sets, data_args, args, tokenizer=tokenizer),
         callbacks=[Patience(data_args.patience)] if data_args.patience else None,
     )
     metrics = trainer.run(
@@ -265,6 +268,30 @@ def show_examples(
         shown = [first[i] for i in range(min(data_args.show_examples, len(first)))]
         if args.process_index == 0:
             print_examples(collator(shown), tokenizer=tokenizer)
+
+
+def make_samples(
+    sets: Sequence[TaskSets],
+    data_args: FineTuningDataArguments,
+    args: FineTuningArguments,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Callable[[PreTrainedModel, dict[str, list[Answer]]], None] | None:
+    """Prints a few examples to learn from; returns what prints held-out ones with their answers."""
+    if not data_args.num_samples or args.process_index != 0:
+        return None
+    training = next((task_sets.train for task_sets in sets if task_sets.train), None)
+    if training:
+        collator = TaskCollator(pad_id=tokenizer.pad_token_id, start_id=tokenizer.pad_token_id)
+        keys = range(min(data_args.num_samples, len(training)))
+        print_briefly(collator([training[key] for key in keys]), tokenizer=tokenizer)
+
+    def show_answers(model: PreTrainedModel, answers: dict[str, list[Answer]]) -> None:
+        samples = [sample for s in sets for sample in samples_of(s, answers)]
+        shown = [(s.read, s.expected, s.written) for s in samples[: data_args.num_samples]]
+        print_answers(shown)
+
+    return show_answers
 
 
 # ---- what is asked ------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ from model_t5 import (
 from objective_mixtures import SETTINGS, Mixture, make_mixture, make_objective
 from plan_t5 import print_plan
 from run_files_t5 import make_output_dir
+from run_scope_t5 import one_run
 from samples_t5 import FillIns, print_briefly, print_examples
 from token_files_t5 import special_ids
 from trainer_t5 import T5Trainer
@@ -56,6 +57,7 @@ EXAMPLE_CHARACTERS = 160  # of the text that the card's example gives to the mod
 FOR_SPANS_ALONE = ("mean_noise_span_length", "random_roll")  # PMI's units are drawn one by one
 
 
+@one_run
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Runs one pre-training and returns its metrics."""
     flags = model_args, data_args, args = parse_flags(PRE_TRAINING, argv)
