@@ -102,6 +102,11 @@ class ModelArguments:
         if self.tokenizer_name is None:
             self.tokenizer_name = self.model_name_or_path
 
+    def published_base(self) -> str | None:
+        """The Hub name of the model that this run goes on from, None for a folder or none."""
+        is_folder = os.path.exists(self.model_name_or_path)
+        return None if self.initialize_from_scratch or is_folder else self.model_name_or_path
+
     def settings(self) -> dict[str, object]:
         """What `model_t5.start_model` wants to know."""
         return {
@@ -194,6 +199,11 @@ class DataArguments:
         "Print so many examples as text, ids and lengths, with the share truncated and unknown, "
         "and stop before a model is loaded.",
     )
+    num_samples: int = flag(
+        2,
+        "Examples printed before the first step, and held-out ones that the model answers at each "
+        "evaluation; 0 for none.",
+    )
 
     def __post_init__(self):
         _require_at_least(
@@ -242,11 +252,6 @@ class CorpusArguments:
 
 @dataclass
 class PreTrainingDataArguments(CorpusArguments, DataArguments):
-    num_samples: int = flag(
-        2,
-        "Examples printed before the first step, and held-out blanks that the model fills in at "
-        "each evaluation; 0 for none.",
-    )
     validation_split_percentage: float = flag(
         5.0,
         "Percent of the windows held out where there is no --validation_file; 0 for none. Runs of "

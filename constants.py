@@ -620,6 +620,8 @@ INSTRUCTIONS = {
     },
 }
 
+ENGLISH_BENCHMARKS = ("glue", "super_glue", "qa", "summarization", "discoeval", "answer_selection")
+
 DATASET_VALS = {
     "glue": GLUE,
     "super_glue": SUPER_GLUE,
@@ -747,5 +749,75 @@ MODEL_SHAPES = {
         "num_heads": 64,
         "feed_forward_proj": "gated-gelu",
         "tie_word_embeddings": False,
+    },
+}
+
+# ---- published scores ---------------------------------------------------------------------------
+# T5's own, for model cards: Raffel et al., "Exploring the Limits of Transfer Learning with a
+# Unified Text-to-Text Transformer" (JMLR 2020, arXiv 1910.10683). The sizes are Table 14: test
+# sets, by the leaderboards for GLUE and SuperGLUE, and SQuAD's validation set; models of a
+# multi-task mixture, each fine-tuned. "baseline" is the first row of Table 16: a model of base
+# size, each task by itself, on validation sets.
+
+PUBLISHED_SOURCE = "Raffel et al. 2020 (arXiv 1910.10683), Tables 14 and 16"
+PUBLISHED_MODELS = ("baseline", "small", "base", "large", "3B", "11B")
+PUBLISHED_SCORES = {
+    "glue": {
+        "cola": {"matthews": (53.84, 41.0, 51.1, 61.2, 67.1, 71.6)},
+        "sst2": {"accuracy": (92.68, 91.8, 95.2, 96.3, 97.4, 97.5)},
+        "mrpc": {
+            "f1": (92.07, 89.7, 90.7, 92.4, 92.5, 92.8),
+            "accuracy": (88.92, 86.6, 87.5, 89.9, 90.0, 90.4),
+        },
+        "stsb": {
+            "pearson": (88.02, 85.6, 89.4, 89.9, 90.6, 93.1),
+            "spearman": (87.94, 85.0, 88.6, 89.2, 89.8, 92.8),
+        },
+        "qqp": {
+            "f1": (88.67, 70.0, 72.6, 73.9, 74.4, 75.1),
+            "accuracy": (91.56, 88.0, 89.4, 89.9, 89.7, 90.6),
+        },
+        "mnli_matched": {"accuracy": (84.24, 82.4, 87.1, 89.9, 91.4, 92.2)},
+        "mnli_mismatched": {"accuracy": (84.57, 82.3, 86.2, 89.6, 91.2, 91.9)},
+        "qnli": {"accuracy": (90.48, 90.3, 93.7, 94.8, 96.3, 96.9)},
+        "rte": {"accuracy": (76.28, 69.9, 80.1, 87.2, 91.1, 92.8)},
+        "wnli": {"accuracy": (None, 69.2, 78.8, 85.6, 89.7, 94.5)},
+    },
+    "super_glue": {
+        "boolq": {"accuracy": (76.62, 76.4, 81.4, 85.4, 89.9, 91.2)},
+        "cb": {
+            "f1_macro": (91.22, 56.9, 86.2, 91.6, 90.3, 93.9),
+            "accuracy": (91.96, 81.6, 94.0, 94.8, 94.4, 96.8),
+        },
+        "copa": {"accuracy": (66.20, 46.0, 71.2, 83.4, 92.0, 94.8)},
+        "multirc": {
+            "f1": (66.13, 69.3, 79.7, 83.3, 86.8, 88.1),
+            "group_exact_match": (25.78, 26.3, 43.1, 50.7, 58.3, 63.3),
+        },
+        "record": {
+            "squad_f1": (69.05, 56.3, 75.0, 86.8, 91.2, 94.1),
+            "squad_em": (68.16, 55.4, 74.2, 85.9, 90.4, 93.4),
+        },
+        "rte": {"accuracy": (75.34, 73.3, 81.5, 87.8, 90.7, 92.5)},
+        "wic": {"accuracy": (68.04, 66.9, 68.3, 69.3, 72.1, 76.9)},
+        "wsc": {"accuracy": (78.56, 70.5, 80.8, 86.3, 90.4, 93.8)},
+    },
+    "qa": {
+        "squad": {
+            "squad_em": (80.88, 79.10, 85.44, 86.66, 88.53, 91.26),
+            "squad_f1": (88.81, 87.24, 92.08, 93.79, 94.95, 96.22),
+        },
+    },
+    "summarization": {
+        "cnn_dailymail": {
+            "rouge1": (41.33, 41.12, 42.05, 42.50, 42.72, 43.52),
+            "rouge2": (19.24, 19.56, 20.34, 20.68, 21.02, 21.55),
+            "rougeLsum": (38.77, 38.35, 39.40, 39.75, 39.94, 40.69),
+        },
+    },
+    "translation": {
+        "wmt_t2t_en_de": {"bleu": (26.98, 26.7, 30.9, 32.0, 31.8, 32.1)},
+        "wmt15_en_fr": {"bleu": (39.82, 36.0, 41.2, 41.5, 42.6, 43.4)},
+        "wmt16_en_ro": {"bleu": (27.65, 26.8, 28.0, 28.1, 28.2, 28.1)},
     },
 }

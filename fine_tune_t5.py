@@ -15,7 +15,7 @@ import cpu_threads  # isort: skip  # noqa: F401 (before torch)
 import functools
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from torch.utils.data import Dataset
@@ -28,19 +28,21 @@ from arguments_t5 import (
     FineTuningDataArguments,
     FineTuningModelArguments,
 )
+from constants import ENGLISH_BENCHMARKS
 from errors import UserError, did_you_mean, run_program
-from flags import parse_flags
+from flags import changed_settings, parse_flags
 from launch_t5 import announce_launch
 from lora_t5 import describe, require_absolute_steps, with_adapters
 from metrics import find_metric
 from mixtures_t5 import Mixture, mixing_rates
+from model_card_t5 import Sample, Score, write_model_card
 from model_t5 import load_tokenizer, shape_of, start_model
 from plan_t5 import print_plan
 from predictions import SUBMISSIONS, predictions_path, write_predictions
 from readers import expand_files, read_rows
-from report import write_model_card
 from run_files_t5 import make_output_dir
-from samples_t5 import print_examples
+from run_scope_t5 import one_run
+from samples_t5 import print_answers, print_briefly, print_examples
 from task_inference_t5 import answer_rows, is_unlabelled, write_rows
 from task_rows_t5 import TaskDataset
 from task_sets_t5 import (
@@ -61,10 +63,13 @@ from trainer_t5 import Patience, T5Trainer
 
 logger = logging.getLogger(__name__)
 
+NUM_SAMPLES = 6  # predictions shown in the card
 
+
+@one_run
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Runs one fine-tuning and returns its metrics."""
-    model_args, data_args, args = parse_flags(FINE_TUNING, argv)
+    flags = model_args, data_args, args = parse_flags(FINE_TUNING, argv)
     announce_launch(**args.launch())
     if args.plan:
         return show_plan(model_args, data_args, args)
@@ -95,6 +100,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         processing_class=tokenizer,
         score=score_answers,
         summarise=functools.partial(summary_of, sets),
+        sample=make_samples(sets, data_args, args, tokenizer=tokenizer),
         callbacks=[Patience(data_args.patience)] if data_args.patience else None,
     )
     metrics = trainer.run(
@@ -105,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     if args.process_index == 0:
         print_tables(sets, metrics)
         write_answers(folder, sets, trainer.answers)
-        write_card(folder, sets, metrics=metrics, log_history=trainer.state.log_history)
+        write_card(folder, flags, sets, metrics=metrics, trainer=trainer)
     return metrics
 
 
@@ -262,6 +268,30 @@ def show_examples(
         shown = [first[i] for i in range(min(data_args.show_examples, len(first)))]
         if args.process_index == 0:
             print_examples(collator(shown), tokenizer=tokenizer)
+
+
+def make_samples(
+    sets: Sequence[TaskSets],
+    data_args: FineTuningDataArguments,
+    args: FineTuningArguments,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Callable[[PreTrainedModel, dict[str, list[Answer]]], None] | None:
+    """Prints a few examples to learn from; returns what prints held-out ones with their answers."""
+    if not data_args.num_samples or args.process_index != 0:
+        return None
+    training = next((task_sets.train for task_sets in sets if task_sets.train), None)
+    if training:
+        collator = TaskCollator(pad_id=tokenizer.pad_token_id, start_id=tokenizer.pad_token_id)
+        keys = range(min(data_args.num_samples, len(training)))
+        print_briefly(collator([training[key] for key in keys]), tokenizer=tokenizer)
+
+    def show_answers(model: PreTrainedModel, answers: dict[str, list[Answer]]) -> None:
+        samples = [sample for s in sets for sample in samples_of(s, answers)]
+        shown = [(s.read, s.expected, s.written) for s in samples[: data_args.num_samples]]
+        print_answers(shown)
+
+    return show_answers
 
 
 # ---- what is asked ------------------------------------------------------------------------------
@@ -514,24 +544,67 @@ def row_of(data: TaskDataset, answer: Answer) -> dict:
 
 def write_card(
     folder: Path,
+    flags: tuple[FineTuningModelArguments, FineTuningDataArguments, FineTuningArguments],
     sets: Sequence[TaskSets],
     *,
     metrics: dict[str, float],
-    log_history: list[dict],
+    trainer: T5Trainer,
 ) -> None:
     """The run's model card."""
+    model_args, data_args, args = flags
     tasks = [task_sets.task for task_sets in sets]
     best = tasks[0].metric_to_optimize if len(tasks) == 1 else "the mean over tasks"
     benchmarks = dict.fromkeys(task.benchmark for task in tasks)
+    is_published = data_args.data_dir is None and not data_args.train_file
+    samples = [sample for s in sets for sample in samples_of(s, trainer.answers)]
     write_model_card(
         folder,
         title=f"T5 fine-tuned on {', '.join(map(str, tasks))}",
         summary=f"Text to text, best checkpoint by {best}. Scores are on text, "
         "0-100; an invalid answer is wrong. Loss is in nats per target token.",
         metrics=metrics,
-        log_history=log_history,
+        log_history=trainer.state.log_history,
         tags=("t5", "fine-tuning", *benchmarks, *(task.name for task in tasks)),
+        scores=[score for s in sets for score in named_scores(s, metrics)],
+        settings=changed_settings(FINE_TUNING, args.given),
+        data=[
+            f"{task_sets.task}, {name}: {len(rows):,} rows"
+            for task_sets in sets
+            for name, rows in task_sets.by_name.items()
+        ],
+        datasets=[task.hub_path for task in tasks if task.hub_path] if is_published else [],
+        samples=samples[:NUM_SAMPLES],
+        try_it_on=samples[0].read if samples else "",
+        base_model=model_args.published_base(),
+        language="en" if set(benchmarks) <= set(ENGLISH_BENCHMARKS) else None,
     )
+
+
+def named_scores(task_sets: TaskSets, metrics: dict[str, float]) -> Iterator[Score]:
+    """The task's scores by what they are scores of."""
+    task = task_sets.task
+    for prefix, role, split, _ in task_sets.scored():
+        for name in task.metric_names:
+            if f"{prefix}_{name}" in metrics:
+                yield Score(
+                    benchmark=task.benchmark,
+                    task=task.name + split.removeprefix(role),
+                    split=split,
+                    metric=name,
+                    value=metrics[f"{prefix}_{name}"],
+                    hub_path=task.hub_path,
+                    hub_name=task.hub_name,
+                )
+
+
+def samples_of(task_sets: TaskSets, answers: dict[str, list[Answer]]) -> list[Sample]:
+    """The first held-out rows with what was to be written and what was."""
+    for prefix, role, _, data in task_sets.scored():
+        first = answers.get(prefix, [])[:NUM_SAMPLES] if role == "validation" else []
+        if first and all(answer.text is not None for answer in first):
+            rows = [row_of(data, answer) for answer in first]
+            return [Sample(r["input"], str(r["target"]), r["prediction"]) for r in rows]
+    return []
 
 
 if __name__ == "__main__":

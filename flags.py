@@ -39,6 +39,16 @@ def flag_names(classes: Sequence[type]) -> set[str]:
     return own | {alias for alias, name in ALIASES.items() if name in own}
 
 
+def changed_settings(classes: Sequence[type], given: dict[str, object]) -> dict[str, object]:
+    """The settings of a run that differ from the defaults; `output_dir` is no such thing."""
+    defaults = {f.name: f.default for cls in classes for f in dataclasses.fields(cls) if f.init}
+    return {
+        name: value
+        for name, value in given.items()
+        if name != "output_dir" and value not in (None, "", [], {}, defaults.get(name))
+    }
+
+
 class FlagParser(HfArgumentParser):
     """HfArgumentParser whose mistakes are UserErrors, without three pages of usage."""
 

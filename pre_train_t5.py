@@ -25,12 +25,14 @@ from arguments_t5 import (
     PreTrainingDataArguments,
     PreTrainingModelArguments,
 )
+from corpora_t5 import CORPORA
 from corruption_t5 import Objective, settings_of
 from data_collator_t5 import PreTrainingCollator, padding_shares
 from errors import UserError, run_program
-from flags import parse_flags
+from flags import changed_settings, parse_flags
 from launch_t5 import announce_launch
 from masking_units import PmiPhrases, Units, Words, read_phrases
+from model_card_t5 import write_model_card
 from model_t5 import (
     load_tokenizer,
     require_sentinels,
@@ -41,8 +43,8 @@ from model_t5 import (
 )
 from objective_mixtures import SETTINGS, Mixture, make_mixture, make_objective
 from plan_t5 import print_plan
-from report import write_model_card
 from run_files_t5 import make_output_dir
+from run_scope_t5 import one_run
 from samples_t5 import FillIns, print_briefly, print_examples
 from token_files_t5 import special_ids
 from trainer_t5 import T5Trainer
@@ -51,9 +53,11 @@ from training_windows_t5 import Windows, load_windows
 logger = logging.getLogger(__name__)
 
 NUM_MEASURED_WINDOWS = 128
+EXAMPLE_CHARACTERS = 160  # of the text that the card's example gives to the model
 FOR_SPANS_ALONE = ("mean_noise_span_length", "random_roll")  # PMI's units are drawn one by one
 
 
+@one_run
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Runs one pre-training and returns its metrics."""
     flags = model_args, data_args, args = parse_flags(PRE_TRAINING, argv)
@@ -98,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     )
     metrics = trainer.run()
     if args.process_index == 0:
-        write_card(folder, data_args, metrics=metrics, log_history=trainer.state.log_history)
+        write_card(folder, flags, windows, metrics=metrics, trainer=trainer)
     return metrics
 
 
@@ -333,21 +337,31 @@ def component_names(objective: Objective | Mixture) -> tuple[str, ...]:
 
 def write_card(
     folder: Path,
-    data_args: PreTrainingDataArguments,
+    flags: tuple[PreTrainingModelArguments, PreTrainingDataArguments, PreTrainingArguments],
+    windows: Windows,
     *,
     metrics: dict[str, float],
-    log_history: list[dict],
+    trainer: T5Trainer,
 ) -> None:
     """The run's model card."""
-    source = ", ".join(filter(None, (data_args.train_file, data_args.dataset_paths)))
+    model_args, data_args, args = flags
+    files, paths = data_args.train_file, data_args.dataset_paths
+    corpora = [path.strip() for path in (paths or "").split(",") if path.strip()]
     write_model_card(
         folder,
-        title=f"T5 pre-trained on {source}",
+        title=f"T5 pre-trained on {', '.join(filter(None, (files, paths)))}",
         summary=f"Objective: {data_args.objective}. Loss is in nats per target token, on held-out "
         "text.",
         metrics=metrics,
-        log_history=log_history,
+        log_history=trainer.state.log_history,
         tags=("t5", "pre-training", data_args.objective),
+        settings=changed_settings(PRE_TRAINING, args.given),
+        data=[windows.facts.summary()] if windows.facts else [],
+        datasets=[name for name in corpora if name not in CORPORA and not Path(name).exists()],
+        filled_texts=trainer.sample.texts if trainer.sample else (),
+        try_it_on=trainer.sample.first_input()[:EXAMPLE_CHARACTERS] if trainer.sample else "",
+        base_model=model_args.published_base(),
+        language="en" if corpora == ["installed_docs"] and not files else None,
     )
 
 

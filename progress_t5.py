@@ -1,7 +1,8 @@
-"""What a run says while it goes: measures, one bar, one line per log entry, filled-in text."""
+"""What a run says while it goes: measures, one bar, one line per log entry, tables of scores."""
 
 from __future__ import annotations
 
+import sys
 import time
 
 import torch
@@ -9,6 +10,8 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 from transformers import PretrainedConfig, TrainerCallback
 
+from colours_t5 import paint
+from evaluation_tables_t5 import evaluation_table
 from flops_t5 import training_flops
 
 COUNTS = ("tokens", "seconds", "waited_seconds", "steps", "flops", "z_loss")
@@ -111,12 +114,16 @@ class Meter:
 
 
 class RunProgress(TrainerCallback):
-    """One bar while training, one line per log entry, readable on a terminal and in a file."""
+    """One bar while training on a terminal, one line per log entry, one table per evaluation.
+
+    The lines are the same on a terminal and in a file; in a file there is nothing else.
+    """
 
     def __init__(self, *, disable_bars: bool):
         self.disable = True if disable_bars else None  # None: only on a terminal
         self.bar: tqdm | None = None
         self.evaluation_bar: tqdm | None = None
+        self.began: tuple[float, int] | None = None  # when, at which step this process began
 
     def on_train_begin(self, args, state, control, **kwargs):
         parts = [f"{args.per_device_train_batch_size} per device"]
@@ -131,11 +138,12 @@ class RunProgress(TrainerCallback):
             f"{' in bfloat16' if args.bf16 else ''}",
             flush=True,
         )
+        self.began = (time.perf_counter(), state.global_step)
         self.bar = tqdm(
             total=state.max_steps,
             initial=state.global_step,
             desc="train",
-            unit=" steps",
+            bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}",
             disable=self.disable,
             dynamic_ncols=True,
         )
@@ -159,12 +167,37 @@ class RunProgress(TrainerCallback):
             )
         self.evaluation_bar.update(1)
 
-    def on_evaluate(self, args, state, control, **kwargs):
-        if self.evaluation_bar is not None:
-            self.evaluation_bar.close()
-            self.evaluation_bar = None
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        """The table of a whole evaluation; the library also tells of each of several sets alone."""
+        self._close_evaluation_bar()
+        if "eval_loss" not in (metrics or {}):
+            return
+        if self.bar is None:
+            self._say(evaluation_table(metrics, where="after training"))
+            return
+        name = args.metric_for_best_model or "loss"
+        name = name if name.startswith("eval_") else f"eval_{name}"
+        sign = -1 if args.greater_is_better is False or name.endswith("loss") else 1
+        earlier = [
+            entry
+            for entry in state.log_history
+            if name in entry and entry["step"] < state.global_step
+        ]
+        best = max(earlier, key=lambda entry: sign * entry[name], default=None)
+        self._say(
+            evaluation_table(
+                metrics,
+                where=f"step {state.global_step:,}/{state.max_steps:,}",
+                before=best and (best["step"], best),
+                is_best=name in metrics
+                and (best is None or sign * metrics[name] > sign * best[name]),
+            )
+        )
 
-    on_predict = on_evaluate
+    def on_predict(self, args, state, control, metrics=None, **kwargs):
+        self._close_evaluation_bar()
+        if "test_loss" in (metrics or {}):  # of several sets there is a table at the end
+            self._say(evaluation_table(metrics, where="", head="test", prefix="test_", now=""))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         shown = {
@@ -172,28 +205,67 @@ class RunProgress(TrainerCallback):
             for name, value in (logs or {}).items()
             if isinstance(value, (int, float)) and not name.endswith(HIDDEN_IN_LOG_LINES)
         }
-        if not shown or "train_loss" in shown:
+        if "loss" not in shown:  # scores are in tables, and the end has its files
             return
-        words = [f"step {state.global_step:>6,}/{state.max_steps:,}"]
-        words += [
+        words = [
             FORMATS[name](value) if name in FORMATS else f"{name} {_short(value)}"
             for name, value in shown.items()
         ]
-        tqdm.write("  ".join(words))
+        words += [f"{left} left"] if (left := self._time_left(state)) else []
+        step = paint(f"step {state.global_step:>6,}/{state.max_steps:,}", "dim")
+        self._say("  ".join([step, *words]))
+        if self.bar is not None:
+            brief = [FORMATS[name](shown[name]) for name in IN_BAR if name in shown]
+            self.bar.set_postfix_str("  ".join([*brief, *words[len(shown) :]]), refresh=False)
+
+    def _time_left(self, state) -> str:
+        """By what the steps of this process have taken so far, evaluations and saves included."""
+        if self.began is None or state.global_step <= self.began[1]:
+            return ""
+        steps = state.global_step - self.began[1]
+        seconds = (time.perf_counter() - self.began[0]) / steps
+        left = state.max_steps - state.global_step
+        return duration(seconds * left) if left > 0 else ""
+
+    def _close_evaluation_bar(self) -> None:
+        if self.evaluation_bar is not None:
+            self.evaluation_bar.close()
+            self.evaluation_bar = None
+
+    @staticmethod
+    def _say(text: str) -> None:
+        """Above the bar, where there is one."""
+        tqdm.write(text)
+        sys.stdout.flush()
 
 
 # How a log line says a measure; all others as `name value`.
 FORMATS = {
+    "loss": lambda loss: f"loss {_short(loss)}",
     "tokens_seen": lambda count: f"{_short(count)} tokens",
     "tokens_per_second": lambda rate: f"{_short(round(rate))} tokens/s",
     "seconds_per_step": lambda seconds: f"{seconds:.3g} s/step",
     "waiting_percent": lambda percent: f"waiting {percent:.1f} %",
     "mfu_percent": lambda percent: f"MFU {percent:.1f} %",
 }
+IN_BAR = ("loss", "tokens_per_second", "mfu_percent", "waiting_percent")
 HIDDEN_IN_LOG_LINES = (
     *("epoch", "_runtime", "_samples_per_second", "_steps_per_second", "total_flos"),
     "z_loss",
 )
+
+
+def duration(seconds: float) -> str:
+    """47 s, 12 min, 3 h 05 min, 2 d 4 h"""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    hours = round(seconds / 3600)
+    return f"{hours // 24} d {hours % 24} h"
 
 
 def _short(value: float) -> str:

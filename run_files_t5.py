@@ -45,7 +45,13 @@ def write_run_yaml(folder: Path, given: dict[str, object]) -> None:
 MAY_DIFFER = (
     *("output_dir", "resume_from_checkpoint", "report_to", "run_name", "disable_tqdm"),
     *("logging_steps", "save_steps", "save_total_limit", "per_device_eval_batch_size"),
-    *("dataloader_num_workers", "show_examples", "tokenized_dataset_dir", "local_rank"),
+    *(
+        "dataloader_num_workers",
+        "show_examples",
+        "num_samples",
+        "tokenized_dataset_dir",
+        "local_rank",
+    ),
     *("expect_processes", "plan", "plan_devices", "plan_device", "plan_memory"),
     *("plan_utilisation", "plan_price"),
     *("preprocess_only", "preprocessing_num_workers"),

@@ -7,13 +7,17 @@ the cat [sat on => sat in] the mat[. => .]    filled_text
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
+from colours_t5 import paint
+
 BRIEF_CHARACTERS = 400
+PAIR = re.compile(r"\[([^\[\]]*) => ([^\[\]]*)\]")
 
 
 def print_examples(
@@ -44,6 +48,8 @@ def print_briefly(batch: dict, *, tokenizer: PreTrainedTokenizerBase) -> None:
 class FillIns:
     """Called with a model, prints how it fills the blanks of a batch of held-out examples.
 
+    What it answered in the evaluation does not matter here.
+
     Every rank must call it; `prints` says which one prints.
     """
 
@@ -59,9 +65,16 @@ class FillIns:
         self.tokenizer = tokenizer
         self.sentinels = sentinels
         self.prints = prints
+        self.texts: list[str] = []  # as they were filled in last
+
+    def first_input(self) -> str:
+        """The text of the first example with its blanks."""
+        ids = self.batch["input_ids"][0].tolist()
+        ends = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        return self.tokenizer.decode([token for token in ids if token not in ends])
 
     @torch.no_grad()
-    def __call__(self, model: PreTrainedModel) -> None:
+    def __call__(self, model: PreTrainedModel, answers: object = None) -> None:
         model.eval()
         inputs, labels = self.batch["input_ids"], self.batch["labels"]
         written = model.generate(
@@ -74,9 +87,18 @@ class FillIns:
         ).cpu()
         if not self.prints:
             return
-        for row in zip(inputs.tolist(), labels.tolist(), written.tolist(), strict=True):
-            text = filled_text(*row, tokenizer=self.tokenizer, sentinels=self.sentinels)
-            print(f"held out   {_cut(text)}", flush=True)
+        rows = zip(inputs.tolist(), labels.tolist(), written.tolist(), strict=True)
+        self.texts = [
+            filled_text(*row, tokenizer=self.tokenizer, sentinels=self.sentinels) for row in rows
+        ]
+        for text in self.texts:
+            print(f"held out   {PAIR.sub(_painted, _cut(text))}", flush=True)
+
+
+def _painted(pair: re.Match) -> str:
+    """[expected => written] with what was written in the colour of right or wrong."""
+    colour = "green" if pair[1] == pair[2] else "red"
+    return f"[{pair[1]} => {paint(pair[2], colour)}]"
 
 
 def filled_text(
@@ -105,6 +127,15 @@ def filled_text(
         pair = (tokenizer.decode(spans.get(None, [])) for spans in (expected, found))
         parts.append("[{} => {}]".format(*pair))
     return " ".join(parts)
+
+
+def print_answers(answers: Sequence[tuple[str, str, str]]) -> None:
+    """(read, to write, written) of some held-out rows, one line each."""
+    for read, expected, written in answers:
+        is_right = written == expected
+        shown = paint(_cut(written) or "(nothing)", "green" if is_right else "red")
+        remark = "" if is_right else f"   (to write: {_cut(expected)})"
+        print(f"held out   {_cut(read)} => {shown}{remark}", flush=True)
 
 
 def spans_by_sentinel(

@@ -89,7 +89,7 @@ class T5Trainer(ResumableTrainer):
     """`score(dataset, answers)` returns the metrics of an evaluation set beyond loss and accuracy.
 
     `token_bytes` [vocabulary] adds bits per byte, `objective_names` scores for each objective of a
-    mixture, and `sample(model)` is called after each evaluation, on all ranks.
+    mixture, and `sample(model, answers)` is called after each whole evaluation, on all ranks.
     `generation` holds what `generate` is called with; None evaluates by teacher forcing alone. A
     set with an attribute `answering` is answered by that instead. `summarise(metrics, prefix)`
     returns what is said of several sets together; by default the mean of each score over them.
@@ -102,7 +102,7 @@ class T5Trainer(ResumableTrainer):
         generation: dict | None = None,
         token_bytes: Sequence[int] | None = None,
         objective_names: Sequence[str] = (),
-        sample: Callable[[PreTrainedModel], None] | None = None,
+        sample: Callable[[PreTrainedModel, dict[str, list[Answer]]], None] | None = None,
         summarise: Callable[[dict[str, float], str], dict[str, float]] | None = None,
         **kwargs,
     ):
@@ -379,8 +379,8 @@ class T5Trainer(ResumableTrainer):
             self.control = self.callback_handler.on_evaluate(
                 self.args, self.state, self.control, metrics
             )
-        if self.sample is not None:
-            self.sample(self.model)
+        if self.sample is not None and eval_dataset is None:  # not of each of several sets
+            self.sample(self.model, self.answers)
         self._evaluated = (self.state.global_step, metrics)
         return metrics
 

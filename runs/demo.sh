@@ -26,7 +26,7 @@ python fine_tune_t5.py recipes/demo_fine_tune.yaml --initialize_from_scratch \
   --config_name demo/pre_train --output_dir demo/from_scratch
 
 step "Pre-trained against from scratch, same task, same budget ($((SECONDS - started)) s in all)"
-python report.py demo/fine_tuned demo/from_scratch
+python report.py demo/fine_tuned demo/from_scratch --output demo/report.html
 cat <<'END'
 
 demo/data          the task: word_order.{train,validation,test}.jsonl
@@ -34,4 +34,5 @@ demo/tokenizer     the tokenizer
 demo/pre_train     the pre-trained model, its card (README.md) and curves
 demo/fine_tuned    the fine-tuned model, predictions/, all_results.json, run.yaml
 demo/from_scratch  the control
+demo/report.html   both runs: curves, scores, settings
 END

@@ -43,6 +43,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from errors import EXIT_USER_ERROR, UserError, did_you_mean, run_program  # noqa: E402
+from evaluation_tables_t5 import TableReader  # noqa: E402
 from whole_files import replacing, write_text  # noqa: E402
 
 PROGRAMS = {"pre_train_t5.py": "PRE_TRAINING", "fine_tune_t5.py": "FINE_TUNING"}
@@ -333,15 +334,6 @@ def trial_environment(devices: str | None) -> dict[str, str]:
     return environment
 
 
-def reported_value(line: str, name: str) -> float | None:
-    """The value of a metric in a log line: 'step 5/10  eval_loss 0.230' -> 0.23."""
-    found = re.search(rf"(?<!\S){re.escape(name)} (-?[\d.,]+(?:e[+-]?\d+)?|nan)([kMGT]?)", line)
-    if not line.startswith("step ") or found is None:
-        return None
-    size = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[found[2]]
-    return float(found[1].replace(",", "")) * size
-
-
 class Stopped(Exception):
     """A worker was told to stop, or its trial was."""
 
@@ -454,7 +446,7 @@ class Workers:
 
     def _follow(self, trial: optuna.Trial, process: subprocess.Popen, folder: Path) -> bool:
         """Waits for a trial, reports its evaluations; True if it is poor and shall be stopped."""
-        evaluations, unfinished = 0, ""
+        evaluations, unfinished, table = 0, "", TableReader(self.sweep.result_name)
         with (folder / "log.txt").open(encoding="utf-8", errors="replace") as log:
             log.seek(0, io.SEEK_END)
             while True:
@@ -462,7 +454,7 @@ class Workers:
                 lines = (unfinished + log.read()).split("\n")
                 unfinished = lines.pop()
                 for line in lines:
-                    value = reported_value(line, self.sweep.result_name)
+                    value = table.read(line)
                     if value is not None and math.isfinite(value):
                         evaluations += 1
                         trial.report(value, evaluations)

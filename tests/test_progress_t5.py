@@ -1,12 +1,14 @@
 """Proves that what a log line says of tokens, speed, waiting and MFU is what happened."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import T5Config
 
 import progress_t5
 from flops_t5 import training_flops
-from progress_t5 import Meter, RunProgress
+from progress_t5 import Meter, RunProgress, duration
 
 CONFIG = T5Config(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, vocab_size=128)
 
@@ -87,10 +89,11 @@ def test_ranks_are_summed(clock):
     assert measures["tokens_per_second"] == 16 and measures["seconds_per_step"] == 2
 
 
-def test_a_log_line_can_be_read(capsys):
-    class State:
-        global_step, max_steps = 1200, 65536
+class State:
+    global_step, max_steps, log_history = 1200, 65536, []
 
+
+def test_a_log_line_can_be_read(capsys):
     logs = {"loss": 3.21567, "learning_rate": 2e-3, "epoch": 0.5, "tokens_seen": 1_234_567}
     logs |= {"tokens_per_second": 98_765.4, "seconds_per_step": 0.6638, "waiting_percent": 0.04}
     logs |= {"mfu_percent": 51.26, "eval_samples_per_second": 3.0, "z_loss": 0.01}
@@ -98,4 +101,72 @@ def test_a_log_line_can_be_read(capsys):
     assert capsys.readouterr().out == (
         "step  1,200/65,536  loss 3.216  learning_rate 2.00e-03  1.23M tokens  98.8k tokens/s  "
         "0.664 s/step  waiting 0.0 %  MFU 51.3 %\n"
+    )
+
+
+def test_what_is_left_counts_evaluations_and_saves(clock, capsys):
+    progress = RunProgress(disable_bars=True)
+    state = type("Resumed", (State,), {"global_step": 1000})
+    progress.on_train_begin(training_arguments(), state, None)
+    clock(60 * 10)  # 200 steps and what stands between them
+    progress.on_log(None, State, None, logs={"loss": 1.0})
+    left = (65536 - 1200) * 3 / 3600
+    assert capsys.readouterr().out.endswith(f"loss 1.000  2 d {round(left) - 48} h left\n")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (90, "2 min"),
+        (3601, "1 h 00 min"),
+        (11 * 3600 + 52 * 60, "11 h 52 min"),
+        (49 * 3600, "2 d 1 h"),
+    ],
+)
+def test_a_duration_can_be_read(seconds, text):
+    assert duration(seconds) == text
+
+
+def training_arguments(**changes) -> SimpleNamespace:
+    settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
+    settings |= {"world_size": 1, "device": torch.device("cpu"), "bf16": False}
+    settings |= {"metric_for_best_model": None, "greater_is_better": None}
+    return SimpleNamespace(**{**settings, **changes})
+
+
+@pytest.mark.parametrize(
+    ("metric", "now_is_best"), [(None, True), ("eval_loss", True), ("accuracy", False)]
+)
+def test_the_best_evaluation_is_marked(metric, now_is_best, capsys):
+    log = [
+        {"step": 10, "eval_loss": 4.0, "eval_accuracy": 40.0},
+        {"step": 20, "eval_loss": 3.0, "eval_accuracy": 60.0},
+        {"step": 30, "eval_loss": 2.0, "eval_accuracy": 50.0},
+    ]
+    state = SimpleNamespace(global_step=30, max_steps=40, log_history=log)
+    progress = RunProgress(disable_bars=True)
+    args = training_arguments(metric_for_best_model=metric, greater_is_better=metric == "accuracy")
+    progress.on_train_begin(args, state, None)
+    capsys.readouterr()
+    progress.on_log(None, state, None, logs=log[-1])  # the table says it
+    progress.on_evaluate(args, state, None, metrics={"eval_own_loss": 1.0})  # one of several sets
+    assert capsys.readouterr().out == ""
+    progress.on_evaluate(args, state, None, metrics=log[-1])
+    now, best = capsys.readouterr().out.splitlines()[1:]
+    assert now.split()[:3] == ["now", "2.000", "50.000"]
+    assert now.endswith("<- best") == now_is_best
+    assert best.split() == ["best,", "step", "20", "3.000", "60.000"]
+
+
+def test_after_training_there_is_no_step(capsys):
+    progress = RunProgress(disable_bars=True)
+    progress.on_evaluate(training_arguments(), State, None, metrics={"eval_loss": 2.0})
+    progress.on_predict(training_arguments(), State, None, metrics={"test_loss": 3.0})
+    assert capsys.readouterr().out == (
+        "held out   after training     loss\n"
+        "           now               2.000\n"
+        "test            loss\n"
+        "               3.000\n"
     )
