@@ -13,7 +13,16 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 # Every module may import those before it. This is the pipeline.
 ORDER = [
-    *("cpu_threads", "constants", "errors", "hub", "whole_files", "readers", "installed_docs"),
+    *(
+        "cpu_threads",
+        "constants",
+        "errors",
+        "recipes_t5",
+        "hub",
+        "whole_files",
+        "readers",
+        "installed_docs",
+    ),
     "pronouns",
     *("tasks", "noise_masks", "masking_units", "corruption_t5", "objective_mixtures"),
     *("optimizer_t5", "data_collator_t5", "corpora_t5", "metrics"),
