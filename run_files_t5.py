@@ -47,7 +47,7 @@ MAY_DIFFER = (
     *("output_dir", "resume_from_checkpoint", "report_to", "run_name", "disable_tqdm"),
     *("logging_steps", "save_steps", "save_total_limit", "per_device_eval_batch_size"),
     *("dataloader_num_workers", "show_examples", "tokenized_dataset_dir", "local_rank"),
-    *("expect_processes", "plan", "plan_devices", "plan_device", "plan_memory"),
+    *("expect_processes", "dry_run", "plan", "plan_devices", "plan_device", "plan_memory"),
     *("plan_utilisation", "plan_price"),
     *("preprocess_only", "preprocessing_num_workers"),
     # Their product with the number of ranks is what must stay, and the checkpoint knows it.
