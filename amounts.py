@@ -88,3 +88,13 @@ def count_steps_per_epoch(
     """Optimizer steps of one pass, the last and smaller batch included."""
     batches = math.ceil(num_examples / per_device)
     return max(1, math.ceil(math.ceil(batches / num_ranks) / accumulation))
+
+
+def num_times(strategy: str, every: float, *, num_steps: int, num_epochs: float) -> int:
+    """How often something happens: every so many steps (below 1 a share of the run) or epochs."""
+    if strategy == "no":
+        return 0
+    if strategy == "epoch":
+        return math.ceil(num_epochs)
+    interval = math.ceil(num_steps * every) if every < 1 else every
+    return int(num_steps // interval)

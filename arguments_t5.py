@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import os
 import sys
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from transformers.training_args import OptimizerNames
 from amounts import (
     BINARY_PREFIXES,
     count_steps_per_epoch,
+    num_times,
     parse_amount,
     split_batch,
 )
@@ -581,6 +583,11 @@ class T5TrainingArguments(Seq2SeqTrainingArguments):
         "Print parameters, tokens and arithmetic of a step, memory per device under each engine, "
         "and the time of the run, without data and without making the model; then stop.",
     )
+    dry_run: bool = flag(
+        False,
+        "Look for everything that could go wrong, train two steps, evaluate, predict and save on a "
+        "sample, leave nothing behind, say what the whole run will cost, and stop.",
+    )
     plan_devices: str = flag("1,8,64", "Numbers of devices to plan for.")
     plan_device: str = flag(
         "H100", f"Kind of device, for its peak in bfloat16: {', '.join(PEAK_FLOPS)}."
@@ -636,7 +643,7 @@ class T5TrainingArguments(Seq2SeqTrainingArguments):
         if self.use_cpu:
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         if self.bf16 is None:
-            self.bf16 = not self.fp16 and _computes_bf16(self.use_cpu)
+            self.bf16 = not self.fp16 and computes_bf16(self.use_cpu)
         if self.resume_from_checkpoint in ("none", "None", "False", ""):
             self.resume_from_checkpoint = None
         # Trackers and files get every field, so the one that holds a password is no field.
@@ -837,6 +844,71 @@ class T5TrainingArguments(Seq2SeqTrainingArguments):
             "price_per_hour": self.plan_price,
         }
 
+    def machine(self) -> dict[str, object]:
+        """What `preflight_t5.check_machine` wants to know of a run's settings."""
+        num_kept = self.save_total_limit
+        if num_kept is None:
+            num_kept = self.count_events("save", num_steps=self.max_steps)
+        return {
+            "trains": self.do_train,
+            "output_dir": self.output_dir,
+            "trackers": self.report_to,
+            "remote_url": self.remote_url,
+            "device": self.device,
+            "num_ranks": self.world_size,
+            "num_ranks_here": int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+            "bf16": self.bf16,
+            "fp16": self.fp16,
+            "computes_bf16": computes_bf16(self.use_cpu),
+            "examples_per_device": self.per_device_train_batch_size,
+            "optimizer": str(getattr(self.optim, "value", self.optim)),
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "deepspeed": self.deepspeed,
+            "is_fsdp": self.launch()["engine"] == "FSDP",
+            "saves_optimizer": not self.save_only_model,
+            "num_kept": 0 if self.save_strategy == "no" else num_kept,
+        }
+
+    def examples_per_step(self) -> int:
+        """Examples of one optimizer step on all processes together."""
+        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+
+    def whole_run(self, *, num_train_examples: int | None) -> dict[str, object]:
+        """What `rehearsal_t5.tell_cost` wants to know of a run that trains on so many examples.
+
+        None: how many there are is not known, and so is the length of a run in epochs.
+        """
+        num_steps = self.max_steps if self.max_steps > 0 else None
+        if num_train_examples is not None:
+            self.fit_to_data(num_train_examples=num_train_examples)
+            steps_per_epoch = count_steps_per_epoch(
+                num_train_examples,
+                per_device=self.train_batch_size,
+                num_ranks=self.world_size,
+                accumulation=self.gradient_accumulation_steps,
+            )
+            num_steps = num_steps or math.ceil(self.num_train_epochs * steps_per_epoch)
+        evaluations, saves = (
+            self.count_events(kind, num_steps=num_steps or 0) for kind in ("eval", "save")
+        )
+        return {
+            "num_steps": num_steps if self.do_train else 0,
+            "examples_per_step": self.examples_per_step(),
+            "num_evaluations": max(evaluations, 1) if self.do_eval else 0,
+            "num_saves": saves,
+            "num_kept": self.save_total_limit,
+        }
+
+    def count_events(self, kind: str, *, num_steps: int) -> int:
+        """How often a run of so many steps evaluates (`kind` "eval") or saves ("save")."""
+        strategy, every = getattr(self, f"{kind}_strategy"), getattr(self, f"{kind}_steps")
+        return num_times(
+            str(getattr(strategy, "value", strategy)),
+            every or num_steps,
+            num_steps=max(num_steps, 1),
+            num_epochs=self.num_train_epochs,
+        )
+
     def launch(self) -> dict[str, object]:
         """What `launch_t5.announce_launch` wants to know."""
         engine = "DDP"
@@ -868,7 +940,8 @@ def _num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def _computes_bf16(use_cpu: bool) -> bool:
+def computes_bf16(use_cpu: bool) -> bool:
+    """True where the device has bfloat16 arithmetic and does not imitate it."""
     if use_cpu:
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)

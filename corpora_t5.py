@@ -42,6 +42,10 @@ class Part:
     is_file: bool
     configuration: str | None = None
 
+    def is_on_hub(self) -> bool:
+        """True where nothing here has this name."""
+        return not self.is_file and self.path not in CORPORA and not Path(self.path).exists()
+
 
 @dataclass(frozen=True)
 class Source:

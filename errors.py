@@ -17,6 +17,38 @@ class UserError(ValueError):
     """A mistake of the user's: the message says what was asked, what was found and what to type."""
 
 
+class SaidElsewhere(UserError):
+    """A mistake that another rank of this run says, so that this one is quiet."""
+
+
+class Problems:
+    """Gathers the UserErrors raised inside `with problems:`, so that all are said together."""
+
+    def __init__(self):
+        self.found: list[str] = []
+
+    def __enter__(self) -> Problems:
+        return self
+
+    def __exit__(self, kind, error, traceback) -> bool:
+        if not isinstance(error, UserError):
+            return False
+        self.add(str(error))
+        return True
+
+    def add(self, message: str) -> None:
+        if message not in self.found:
+            self.found.append(message)
+
+    def raise_all(self) -> None:
+        """Nothing where there are none; one stands alone, several are numbered."""
+        if len(self.found) == 1:
+            raise UserError(self.found[0])
+        if self.found:
+            lines = [f"  {number}. {text}" for number, text in enumerate(self.found, start=1)]
+            raise UserError("\n".join([f"{len(self.found)} problems:", *lines]))
+
+
 class StoppedOnRequest(Exception):
     """A run that ended early because it was asked to: the message says why and what is saved."""
 
@@ -38,7 +70,8 @@ def run_program(main: Callable[[], object]) -> None:
         main()
         _leave_process_group()
     except UserError as error:
-        _say(error)
+        if not isinstance(error, SaidElsewhere):
+            _say(error)
         sys.exit(EXIT_USER_ERROR)
     except StoppedOnRequest as stopped:
         if os.environ.get("RANK", "0") == "0":

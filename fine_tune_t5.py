@@ -15,11 +15,12 @@ import cpu_threads  # isort: skip  # noqa: F401 (before torch)
 import functools
 import itertools
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from answers_t5 import Answer
 from arguments_t5 import (
@@ -39,7 +40,9 @@ from model_card_t5 import Sample, Score, write_model_card
 from model_t5 import load_tokenizer, shape_of, start_model
 from plan_t5 import print_plan
 from predictions import SUBMISSIONS, predictions_path, write_predictions
+from preflight_t5 import Preflight, check_machine, check_rows
 from readers import expand_files, read_rows
+from rehearsal_t5 import NUM_STEPS, at_most, rehearsal_folder, rehearse, tell_cost
 from run_files_t5 import make_output_dir
 from run_scope_t5 import one_run
 from samples_t5 import print_answers, print_briefly, print_examples
@@ -50,6 +53,7 @@ from task_sets_t5 import (
     TaskSets,
     answer_with,
     answering_of,
+    count_rows,
     find_tasks,
     score_answers,
     score_table,
@@ -64,15 +68,22 @@ from trainer_t5 import Patience, T5Trainer
 logger = logging.getLogger(__name__)
 
 NUM_SAMPLES = 6  # predictions shown in the card
+# Rows that a dry run trains on, at least: batches of one length want some to choose from.
+FEWEST_ROWS = {"random": 1, "grouped": 2048, "packed": 2048}
 
 
 @one_run
-def main(argv: Sequence[str] | None = None) -> dict[str, float]:
-    """Runs one fine-tuning and returns its metrics."""
+def main(
+    argv: Sequence[str] | None = None, *, callbacks: Sequence[TrainerCallback] = ()
+) -> dict[str, float]:
+    """Runs one fine-tuning and returns its metrics; `callbacks` hear of it as the Trainer's."""
     flags = model_args, data_args, args = parse_flags(FINE_TUNING, argv)
     announce_launch(**args.launch())
     if args.plan:
         return show_plan(model_args, data_args, args)
+    if args.dry_run:
+        return dry_run(argv, model_args, data_args, args)
+    check(model_args, data_args, args)
     folder = make_output_dir(args.output_dir)
     tasks = find_tasks(data_args.benchmark, data_args.dataset_name, task_file=data_args.task_file)
     tokenizer = load_tokenizer(model_args.tokenizer_name)
@@ -101,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         score=score_answers,
         summarise=functools.partial(summary_of, sets),
         sample=make_samples(sets, data_args, args, tokenizer=tokenizer),
-        callbacks=[Patience(data_args.patience)] if data_args.patience else None,
+        callbacks=[*callbacks, *([Patience(data_args.patience)] if data_args.patience else ())],
     )
     metrics = trainer.run(
         test_sets={p: data for s in sets for p, role, _, data in s.scored() if role == "test"},
@@ -131,6 +142,145 @@ def show_plan(
     return {}
 
 
+# ---- before and instead of a run ----------------------------------------------------------------
+
+
+def check(
+    model_args: FineTuningModelArguments,
+    data_args: FineTuningDataArguments,
+    args: FineTuningArguments,
+) -> None:
+    """One pass over flags, data and machine; a UserError has all that would stop this run."""
+    checks = Preflight()
+    if args.local_process_index == 0:
+        tasks, tokenizer, found_lengths = [], None, []
+        with checks("output"):
+            make_output_dir(args.output_dir)
+        with checks("task") as found:
+            tasks = find_tasks(
+                data_args.benchmark, data_args.dataset_name, task_file=data_args.task_file
+            )
+            found.say(", ".join(map(str, tasks)))
+        with checks("tokenizer") as found:
+            tokenizer = load_tokenizer(model_args.tokenizer_name)
+            found.say(f"{len(tokenizer):,} tokens")
+        with checks("adapters"):
+            if model_args.lora_r is not None and args.do_train:
+                require_absolute_steps(args.optim)
+        with checks("best model"):
+            if tasks:
+                choose_best_by(args, data_args, tasks=tasks)
+        with checks("mixing"):
+            require_mixture(data_args, tasks=tasks)
+        with checks("answers") as found:
+            found.say(data_args.eval_with)
+            for warning in ranking_warnings(data_args, tasks=tasks):
+                found.warn(warning)
+        roles, sources = asked_roles(args, tasks=tasks), sources_of(data_args)
+        with checks("files"):
+            needing = {role: of_role for role, of_role in roles.items() if role != "test"}
+            sources.require(tasks, needing=needing)
+        for task, stem in zip(tasks, task_stems(tasks), strict=True):
+            for role in (role for role in roles if task in roles[role]):
+                with checks(f"{stem} {role}" if len(tasks) > 1 else role) as found:
+                    found_lengths.append(
+                        check_rows(
+                            found,
+                            task,
+                            sources=sources,
+                            role=role,
+                            tokenizer=tokenizer,
+                            input_length_tokens=data_args.input_seq_length,
+                            target_length_tokens=data_args.target_seq_length,
+                        )
+                    )
+        lengths = [pair for pair in found_lengths if pair is not None]
+        check_machine(
+            checks,
+            model=model_args.settings(),
+            num_tokens=None if tokenizer is None else len(tokenizer),
+            input_tokens=max((i for i, _ in lengths), default=data_args.input_seq_length),
+            target_tokens=max((t for _, t in lengths), default=data_args.target_seq_length),
+            datasets=sorted(
+                {t.hub_path for role in roles for t in roles[role] if sources.is_on_hub(t, role)}
+            ),
+            makes_model=not data_args.show_examples,
+            trains_adapters=model_args.lora_r is not None,
+            **args.machine(),
+        )
+    checks.conclude(rank=args.process_index, num_ranks=args.world_size, in_full=args.dry_run)
+
+
+def dry_run(
+    argv: Sequence[str] | None,
+    model_args: FineTuningModelArguments,
+    data_args: FineTuningDataArguments,
+    args: FineTuningArguments,
+) -> dict[str, float]:
+    """Checks everything, runs in small on some of the rows, and says what the run will cost."""
+    some = {
+        "train": max(NUM_STEPS * args.examples_per_step(), FEWEST_ROWS[data_args.train_batching]),
+        "validation": args.eval_batch_size * args.world_size,
+        "test": args.eval_batch_size * args.world_size,
+    }
+    with rehearsal_folder(args.output_dir, is_main=args.local_process_index == 0) as folder:
+        check(model_args, data_args, args)
+        tasks = find_tasks(
+            data_args.benchmark, data_args.dataset_name, task_file=data_args.task_file
+        )
+        sources = sources_of(data_args)
+        num_rows = count_rows(sources, roles=asked_roles(args, tasks=tasks))
+        measured = rehearse(
+            main,
+            argv,
+            folder=folder,
+            device=args.device,
+            changes={
+                **{
+                    f"max_{role}_examples": at_most(number, sources.most[role])
+                    for role, number in some.items()
+                },
+                "evaluate_all_checkpoints": False,
+                "patience": None,
+            },
+        )
+    training = sum(num_rows.get("train", {}).values())
+    if data_args.train_batching != "random" and measured.batches_per_epoch is not None:
+        sampled = sum(min(number, some["train"]) for number in num_rows["train"].values())
+        num_batches = measured.batches_per_epoch * args.world_size * training / sampled
+        training = math.ceil(num_batches) * args.train_batch_size
+    return tell_cost(
+        measured,
+        **args.whole_run(num_train_examples=training or None),
+        eval_examples=sum(num_rows.get("validation", {}).values()),
+        test_examples=sum(num_rows.get("test", {}).values()),
+        device=args.device,
+        prints=args.process_index == 0,
+    )
+
+
+def require_mixture(data_args: FineTuningDataArguments, *, tasks: Sequence[Task]) -> None:
+    """Refuses flags of mixtures where there is one task."""
+    if len(tasks) == 1 and (data_args.mixing is not None or data_args.mixing_maximum is not None):
+        raise UserError(
+            f"--mixing and its flags have no effect on one task, {tasks[0]}. Name several: "
+            "--dataset_name all, or sst2,mrpc."
+        )
+
+
+def ranking_warnings(data_args: FineTuningDataArguments, *, tasks: Sequence[Task]) -> Iterator[str]:
+    """Which tasks of a mixture cannot be ranked; refuses to rank where none can."""
+    wordless = [str(task) for task in tasks if not task.labels]
+    if data_args.eval_with != "rank" or not wordless:
+        return
+    names = ", ".join(wordless)
+    if len(wordless) == len(tasks):
+        raise UserError(
+            f"--eval_with rank scores label words, and {names} has none: use --eval_with generate."
+        )
+    yield f"--eval_with rank: {names} without label words generates instead."
+
+
 # ---- rows ---------------------------------------------------------------------------------------
 
 
@@ -151,6 +301,17 @@ def sources_of(data_args: FineTuningDataArguments) -> Sources:
     )
 
 
+def asked_roles(args: FineTuningArguments, *, tasks: Sequence[Task]) -> dict[str, list[Task]]:
+    """{role: the tasks it is read of}; in a mixture some tasks are evaluated only."""
+    asked = {"train": args.do_train, "validation": args.do_eval, "test": args.do_predict}
+    trained = [task for task in tasks if len(tasks) == 1 or task.num_train_examples != 0]
+    return {
+        role: trained if role == "train" else list(tasks)
+        for role, is_asked in asked.items()
+        if is_asked
+    }
+
+
 def read_sets(
     data_args: FineTuningDataArguments,
     args: FineTuningArguments,
@@ -159,18 +320,14 @@ def read_sets(
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[TaskSets]:
     """The splits of each task that the flags ask for."""
-    roles = {"train": args.do_train, "validation": args.do_eval, "test": args.do_predict}
     is_mixture = len(tasks) > 1
-    trained = [task for task in tasks if not is_mixture or task.num_train_examples != 0]
-    sources = sources_of(data_args)
-    needing = {"train": trained, "validation": tasks, "test": ()}
-    sources.require(tasks, needing={role: needing[role] for role in roles if roles[role]})
+    roles = asked_roles(args, tasks=tasks)
     sets = [
         TaskSets.read(
             task,
             stem=stem,
-            sources=sources,
-            roles=[r for r in roles if roles[r] and (r != "train" or task in trained)],
+            sources=sources_of(data_args),
+            roles=[role for role in roles if task in roles[role]],
             tokenizer=tokenizer,
             input_length_tokens=data_args.input_seq_length,
             target_length_tokens=data_args.target_seq_length,
@@ -190,11 +347,6 @@ def training_examples(
     """The rows of the one task, or the mixture of several."""
     mixing = data_args.mixing or "proportional"
     if len(sets) == 1:
-        if data_args.mixing is not None or data_args.mixing_maximum is not None:
-            raise UserError(
-                f"--mixing and its flags have no effect on one task, {sets[0].task}. Name several: "
-                "--dataset_name all, or sst2,mrpc."
-            )
         return sets[0].train
     trained = [task_sets for task_sets in sets if task_sets.train is not None]
     if not trained:
@@ -356,15 +508,6 @@ def set_answering(
 
     In a mixture, a task without label words writes its text where the others are ranked.
     """
-    wordless = [str(s.task) for s in sets if not s.task.labels]
-    if data_args.eval_with == "rank" and wordless:
-        if len(wordless) == len(sets):
-            raise UserError(
-                f"--eval_with rank scores label words, and {', '.join(wordless)} has none: use "
-                "--eval_with generate."
-            )
-        names = ", ".join(wordless)
-        logger.warning("--eval_with rank: %s without label words generates instead.", names)
     for task_sets in sets:
         answer_with(
             task_sets,
@@ -399,8 +542,6 @@ def make_model(
 ) -> PreTrainedModel:
     """The model that the flags name, with adapters and masks for packed rows where asked."""
     has_adapters = model_args.lora_r is not None and args.do_train
-    if has_adapters:
-        require_absolute_steps(args.optim)
     model = start_model(
         **model_args.settings(), tokenizer=tokenizer, seed=args.seed, use_cpu=args.use_cpu
     )

@@ -13,12 +13,12 @@ import typing
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from transformers import HfArgumentParser
 
 from amounts import BINARY_PREFIXES, parse_amount, tokens_in_examples
 from arguments_t5 import AMOUNTS
-from errors import UserError, did_you_mean
+from errors import Problems, UserError, did_you_mean
+from recipes_t5 import read_recipe
 from run_files_t5 import SECRETS, without_secrets
 
 # Spellings of the original scripts, where their meaning is the same.
@@ -86,12 +86,14 @@ def parse_flags(classes: Sequence[type], argv: Sequence[str] | None = None) -> t
         if name not in SECRETS
     }
     _count_tokens_as_examples(namespace)
-    objects = []
+    objects, problems = [], Problems()
     for cls in classes:
         values = {f.name: getattr(namespace, f.name) for f in dataclasses.fields(cls) if f.init}
-        objects.append(cls(**values))
-        given |= getattr(objects[-1], "chosen", {})
-        objects[-1].given = given
+        with problems:
+            objects.append(cls(**values))
+            given |= getattr(objects[-1], "chosen", {})
+            objects[-1].given = given
+    problems.raise_all()
     return tuple(objects)
 
 
@@ -133,20 +135,11 @@ def _recipe_words(recipe: Path | None, known: dict[str, object], lists: set[str]
     """A recipe's settings as command-line words, so that both are parsed alike."""
     if recipe is None:
         return []
-    try:
-        settings = yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise UserError(f"The recipe {recipe} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"The recipe {recipe} is not valid YAML: {error}") from error
-    if not isinstance(settings, dict):
-        raise UserError(f"The recipe {recipe} must hold lines `flag: value`.")
+    settings = read_recipe(
+        recipe, known={*known, *(old for old, name in ALIASES.items() if name in known)}
+    )
     words = []
     for key, value in settings.items():
-        if ALIASES.get(key, key) not in known:
-            raise UserError(
-                f"{recipe}: unknown key {key!r}.{did_you_mean(key, [*known, *ALIASES])}"
-            )
         if isinstance(value, list) and key in lists:
             words += [f"--{key}", *map(str, value)] if value else []
         else:
@@ -178,14 +171,16 @@ def _settings_of(words: list[str], known: dict[str, object]) -> dict[str, list[s
         name, equals, value = word[2:].partition("=")
         pairs.append((name.replace("-", "_"), [value] if equals else []))
     settings: dict[str, list[str]] = {}
+    problems = Problems()
     for name, values in pairs:
         name = ALIASES.get(name, name)
         if name.startswith("no_") and known.get(name[3:]) is bool:
             name, values = name[3:], ["False"]
         if name not in known and name != "help":
-            raise UserError(f"Unknown flag --{name}.{did_you_mean(name, [*known, *ALIASES])}")
+            problems.add(f"Unknown flag --{name}.{did_you_mean(name, [*known, *ALIASES])}")
         settings.pop(name, None)
         settings[name] = values
+    problems.raise_all()
     return settings
 
 

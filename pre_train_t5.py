@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from arguments_t5 import (
     PRE_TRAINING,
@@ -25,7 +25,7 @@ from arguments_t5 import (
     PreTrainingDataArguments,
     PreTrainingModelArguments,
 )
-from corpora_t5 import CORPORA
+from corpora_t5 import CORPORA, Source, find_sources
 from corruption_t5 import Objective, settings_of
 from data_collator_t5 import PreTrainingCollator, padding_shares
 from errors import UserError, run_program
@@ -43,6 +43,15 @@ from model_t5 import (
 )
 from objective_mixtures import SETTINGS, Mixture, make_mixture, make_objective
 from plan_t5 import print_plan
+from preflight_t5 import Preflight, check_machine, check_text
+from rehearsal_t5 import (
+    NUM_STEPS,
+    at_most,
+    rehearsal_folder,
+    rehearse,
+    sample_corpus,
+    tell_cost,
+)
 from run_files_t5 import make_output_dir
 from run_scope_t5 import one_run
 from samples_t5 import FillIns, print_briefly, print_examples
@@ -54,16 +63,22 @@ logger = logging.getLogger(__name__)
 
 NUM_MEASURED_WINDOWS = 128
 EXAMPLE_CHARACTERS = 160  # of the text that the card's example gives to the model
+MOST_HELD_OUT = 64  # windows per process that a dry run evaluates
 FOR_SPANS_ALONE = ("mean_noise_span_length", "random_roll")  # PMI's units are drawn one by one
 
 
 @one_run
-def main(argv: Sequence[str] | None = None) -> dict[str, float]:
-    """Runs one pre-training and returns its metrics."""
+def main(
+    argv: Sequence[str] | None = None, *, callbacks: Sequence[TrainerCallback] = ()
+) -> dict[str, float]:
+    """Runs one pre-training and returns its metrics; `callbacks` hear of it as the Trainer's."""
     flags = model_args, data_args, args = parse_flags(PRE_TRAINING, argv)
     announce_launch(**args.launch())
     if args.plan:
         return show_plan(*flags)
+    if args.dry_run:
+        return dry_run(argv, *flags)
+    check(*flags)
     folder = make_output_dir(args.output_dir)
     tokenizer = load_tokenizer(model_args.tokenizer_name, num_sentinels=model_args.num_sentinels)
     objective = choose_objective(data_args, tokenizer=tokenizer)
@@ -92,13 +107,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         processing_class=tokenizer,
         token_bytes=token_bytes(tokenizer),
         objective_names=component_names(objective),
-        sample=make_samples(
-            windows,
-            collator=collator,
-            tokenizer=tokenizer,
-            num_samples=data_args.num_samples,
-            prints=args.process_index == 0,
-        ),
+        sample=make_samples(windows, data_args, args, collator=collator, tokenizer=tokenizer),
+        callbacks=[*callbacks],
     )
     metrics = trainer.run()
     if args.process_index == 0:
@@ -121,6 +131,132 @@ def show_plan(
             **args.planned(),
         )
     return {}
+
+
+def check(
+    model_args: PreTrainingModelArguments,
+    data_args: PreTrainingDataArguments,
+    args: PreTrainingArguments,
+) -> None:
+    """One pass over flags, data and machine; a UserError has all that would stop this run."""
+    checks = Preflight()
+    if args.local_process_index == 0:
+        objective = objective_in_outline(data_args)
+        tokenizer = None
+        with checks("output"):
+            make_output_dir(args.output_dir)
+        with checks("length"):
+            require_length(data_args, args)
+        with checks("phrases"):
+            if data_args.pmi_vocab_path is not None:
+                read_phrases(data_args.pmi_vocab_path)
+        with checks("tokenizer") as found:
+            tokenizer = load_tokenizer(
+                model_args.tokenizer_name, num_sentinels=model_args.num_sentinels
+            )
+            found.say(f"{len(tokenizer):,} tokens")
+        with checks("sentinels") as found:
+            if tokenizer is not None:
+                ids = require_sentinels(tokenizer, needed=objective.num_sentinels)
+                found.say(f"{objective.num_sentinels} needed of {len(ids)}")
+        sources = {"train": (), "validation": ()}
+        for role in sources:
+            with checks(f"{role} text") as found:
+                sources[role] = sources_of(data_args, role=role)
+                for source in sources[role]:
+                    check_text(found, source, tokenizer=tokenizer, is_streamed=data_args.streaming)
+        parts = [part for of_role in sources.values() for s in of_role for part in s.parts]
+        check_machine(
+            checks,
+            model=model_args.settings(),
+            num_tokens=None if tokenizer is None else len(tokenizer),
+            input_tokens=objective.input_length_tokens,
+            target_tokens=objective.target_length_tokens,
+            datasets=[part.path for part in parts if part.is_on_hub()],
+            makes_model=not (data_args.show_examples or data_args.preprocess_only),
+            trains_adapters=False,
+            **args.machine(),
+        )
+    checks.conclude(rank=args.process_index, num_ranks=args.world_size, in_full=args.dry_run)
+
+
+def require_length(data_args: PreTrainingDataArguments, args: PreTrainingArguments) -> None:
+    """Refuses to count epochs of a stream."""
+    if data_args.streaming and args.max_steps <= 0:
+        raise UserError(
+            f"--max_steps {args.max_steps}: a stream has no length that epochs could be counted "
+            "in. Give --max_steps with --streaming."
+        )
+
+
+def sources_of(data_args: PreTrainingDataArguments, *, role: str) -> list[Source]:
+    """The text that the flags name, for "train" or "validation"."""
+    column = data_args.text_column_name
+    if role == "validation":
+        return find_sources(
+            files=data_args.validation_file, text_column_name=column, flag="--validation_file"
+        )
+    return find_sources(
+        files=data_args.train_file,
+        dataset_paths=data_args.dataset_paths,
+        dataset_names=data_args.dataset_names,
+        text_column_name=column,
+    )
+
+
+def dry_run(
+    argv: Sequence[str] | None,
+    model_args: PreTrainingModelArguments,
+    data_args: PreTrainingDataArguments,
+    args: PreTrainingArguments,
+) -> dict[str, float]:
+    """Checks everything, runs in small on a sample of the text, and says what the run will cost."""
+    is_main = args.local_process_index == 0
+    with rehearsal_folder(args.output_dir, is_main=is_main) as folder:
+        check(model_args, data_args, args)
+        window_tokens = objective_in_outline(data_args).raw_length_tokens
+        share = 0 if data_args.validation_file else data_args.validation_split_percentage / 100
+        held_out = min(args.eval_batch_size, MOST_HELD_OUT) * args.world_size
+        wanted = NUM_STEPS * args.examples_per_step() + (held_out / share if share else 0)
+        samples = sample_corpus(
+            {role: sources_of(data_args, role=role) for role in ("train", "validation")},
+            folder,
+            tokenizer=load_tokenizer(model_args.tokenizer_name),
+            enough_tokens={
+                "train": round(wanted * window_tokens),
+                "validation": held_out * window_tokens,
+            },
+            is_main=is_main,
+        )
+        measured = rehearse(
+            main,
+            argv,
+            folder=folder,
+            device=args.device,
+            changes={
+                **{f"{role}_file": sample.files for role, sample in samples.items()},
+                "dataset_paths": None,
+                "dataset_names": None,
+                "tokenized_dataset_dir": folder / "tokens",
+                "preprocess_only": False,
+                "max_validation_examples": held_out,
+                "num_samples": 0,
+            },
+        )
+    training = samples["train"].num_windows(window_tokens)
+    if share:
+        held_out = None if training is None else round(training * share)
+    else:
+        held_out = samples["validation"].num_windows(window_tokens)
+    training = None if training is None else round(training * (1 - share))
+    return tell_cost(
+        measured,
+        **args.whole_run(num_train_examples=at_most(training, data_args.max_train_examples)),
+        eval_examples=at_most(held_out, data_args.max_validation_examples),
+        test_examples=None,
+        device=args.device,
+        prints=args.process_index == 0,
+    )
 
 
 def make_collator(
@@ -227,11 +363,6 @@ def read_corpus(
     objective: Objective | Mixture,
 ) -> Windows:
     """The corpus that the flags name, in windows that fill the objective's inputs."""
-    if data_args.streaming and args.max_steps <= 0:
-        raise UserError(
-            f"--max_steps {args.max_steps}: a stream has no length that epochs could be counted "
-            "in. Give --max_steps with --streaming."
-        )
     return load_windows(
         files=data_args.train_file,
         validation_files=data_args.validation_file,
@@ -256,13 +387,14 @@ def read_corpus(
 
 def make_samples(
     windows: Windows,
+    data_args: PreTrainingDataArguments,
+    args: PreTrainingArguments,
     *,
     collator: PreTrainingCollator,
     tokenizer: PreTrainedTokenizerBase,
-    num_samples: int,
-    prints: bool,
 ) -> FillIns | None:
     """Prints a few examples to learn from; returns held-out ones for the model to fill in."""
+    num_samples, prints = data_args.num_samples, args.process_index == 0
     if not num_samples:
         return None
     if prints:

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from errors import UserError
+from recipes_t5 import literal
 from whole_files import write_text
 
 SECRETS = ("hub_token",)
@@ -37,7 +38,7 @@ def without_secrets(text: str) -> str:
 
 def write_run_yaml(folder: Path, given: dict[str, object]) -> None:
     """All settings of a run but secrets: `--config run.yaml` repeats it."""
-    text = yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(literal(given), sort_keys=False, allow_unicode=True)
     write_text(folder / "run.yaml", "# --config run.yaml repeats this run.\n" + text)
 
 
@@ -45,14 +46,9 @@ def write_run_yaml(folder: Path, given: dict[str, object]) -> None:
 MAY_DIFFER = (
     *("output_dir", "resume_from_checkpoint", "report_to", "run_name", "disable_tqdm"),
     *("logging_steps", "save_steps", "save_total_limit", "per_device_eval_batch_size"),
-    *(
-        "dataloader_num_workers",
-        "show_examples",
-        "num_samples",
-        "tokenized_dataset_dir",
-        "local_rank",
-    ),
-    *("expect_processes", "plan", "plan_devices", "plan_device", "plan_memory"),
+    *("dataloader_num_workers", "show_examples", "num_samples", "tokenized_dataset_dir"),
+    *("local_rank", "expect_processes"),
+    *("dry_run", "plan", "plan_devices", "plan_device", "plan_memory"),
     *("plan_utilisation", "plan_price"),
     *("preprocess_only", "preprocessing_num_workers"),
     # Their product with the number of ranks is what must stay, and the checkpoint knows it.
@@ -71,7 +67,7 @@ def require_same_run(checkpoint: Path, given: dict[str, object]) -> None:
     changed = [
         f"{name} was {before[name]} and is {value}"
         for name, value in given.items()
-        if name in before and name not in MAY_DIFFER and before[name] != value
+        if name in before and name not in MAY_DIFFER and before[name] != literal(value)
     ]
     if changed:
         raise UserError(

@@ -10,6 +10,7 @@ said of them together.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -78,20 +79,31 @@ class Sources:
         of_benchmark = Path(self.data_dir) / task.benchmark
         return of_benchmark if of_benchmark.is_dir() else Path(self.data_dir)
 
+    @property
+    def is_local(self) -> bool:
+        """True where some rows are read from here."""
+        return self.data_dir is not None or any(self.files.values())
+
+    def is_on_hub(self, task: Task, role: str) -> bool:
+        """True where a role of a task is read from the Hub; a test split missing here is not."""
+        is_here = self.data_dir is not None or bool(self.files[role])
+        is_left_out = role == "test" and self.is_local
+        return role in task.splits and task.hub_path is not None and not (is_here or is_left_out)
+
     def splits(self, task: Task, *, role: str) -> Iterator[tuple[str, list[dict]]]:
         """(split, rows) of one role; a test split may be missing, the others may not."""
         patterns = self.files[role]
         if patterns:
-            rows = []
-            for path in expand_files(patterns, flag=FLAG_OF_ROLE[role]):
-                rows += checked_rows(task, read_rows(path), source=str(path), role=role)
-            yield task.splits[role][0], rows[: self.most[role]]
+            rows = itertools.chain.from_iterable(
+                checked_rows(task, read_rows(path), source=str(path), role=role)
+                for path in expand_files(patterns, flag=FLAG_OF_ROLE[role])
+            )
+            yield task.splits[role][0], list(itertools.islice(rows, self.most[role]))
             return
         folder = self.folder_of(task)
-        is_local = folder is not None or any(self.files.values())
         for split in task.splits[role]:
             has_file = folder and split_file(task, split, data_dir=folder)
-            if role == "test" and is_local and not has_file:
+            if role == "test" and self.is_local and not has_file:
                 continue
             yield split, load_rows(task, split, data_dir=folder, max_rows=self.most[role])
 
@@ -125,6 +137,18 @@ class Sources:
             for split in task.splits.get(role, ()) if task in tasks else ():
                 if not split_file(task, split, data_dir=self.folder_of(task)):
                     yield split
+
+
+def count_rows(sources: Sources, *, roles: dict[str, Sequence[Task]]) -> dict[str, dict[str, int]]:
+    """{role: {task: examples}} of what a run would read; every row is read for it."""
+    return {
+        role: {
+            str(task): sum(len(rows) for _, rows in sources.splits(task, role=role))
+            for task in tasks
+            if role in task.splits
+        }
+        for role, tasks in roles.items()
+    }
 
 
 @dataclass

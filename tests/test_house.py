@@ -18,6 +18,7 @@ ORDER = [
         "constants",
         "errors",
         "run_scope_t5",
+        "recipes_t5",
         "hub",
         "whole_files",
         "readers",
@@ -46,6 +47,7 @@ ORDER = [
     *("remote_checkpoints_t5", "resumable_t5", "trainer_t5"),
     *("predictions", "task_sets_t5", "task_inference_t5"),
     *("run_records_t5", "curves_t5", "model_card_t5", "report"),
+    *("preflight_t5", "rehearsal_t5"),
     *("train_tokenizer_t5", "pmi_vocab_t5", "pre_train_t5", "fine_tune_t5"),
 ]
 
