@@ -194,9 +194,11 @@ class TaskSets:
         """Rows, lengths and what was cut, one line per split."""
         lines = [f"task       {self.task}, scored by {', '.join(self.task.metric_names)}"]
         for name, data in self.by_name.items():
-            longest = max(map(len, data.input_ids))
+            lengths = f"inputs up to {max(map(len, data.input_ids))} tokens, "
+            if not data.has_hidden_labels:
+                lengths += f"targets up to {max(map(len, data.labels))}, "
             lines.append(
-                f"{name:<10} {len(data):,} rows, inputs up to {longest} tokens, truncated: "
+                f"{name:<10} {len(data):,} rows, {lengths}truncated: "
                 f"{data.num_truncated_inputs / len(data):.2%} of inputs, "
                 f"{data.num_truncated_targets / len(data):.2%} of targets; "
                 f"{data.unknown_share:.2%} of tokens unknown"
