@@ -10,6 +10,7 @@ said of them together.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -72,11 +73,17 @@ class Sources:
     most: dict[str, int | None]
 
     def folder_of(self, task: Task) -> Path | None:
-        """`data_dir`, or the benchmark's folder in it where there is one."""
+        """`data_dir`, or the benchmark's folder in it where there is one.
+
+        A task whose benchmark has its own name, as a task file's only one, may have its files in
+        DIR/{task}/: that folder is the task's, not the benchmark's.
+        """
         if self.data_dir is None:
             return None
-        of_benchmark = Path(self.data_dir) / task.benchmark
-        return of_benchmark if of_benchmark.is_dir() else Path(self.data_dir)
+        folder = Path(self.data_dir)
+        of_benchmark = folder / task.benchmark
+        is_the_tasks = _has_rows(task, folder) and not _has_rows(task, of_benchmark)
+        return of_benchmark if of_benchmark.is_dir() and not is_the_tasks else folder
 
     def splits(self, task: Task, *, role: str) -> Iterator[tuple[str, list[dict]]]:
         """(split, rows) of one role; a test split may be missing, the others may not."""
@@ -125,6 +132,11 @@ class Sources:
             for split in task.splits.get(role, ()) if task in tasks else ():
                 if not split_file(task, split, data_dir=self.folder_of(task)):
                     yield split
+
+
+def _has_rows(task: Task, folder: Path) -> bool:
+    splits = itertools.chain.from_iterable(task.splits.values())
+    return any(split_file(task, split, data_dir=folder) for split in splits)
 
 
 @dataclass
