@@ -73,11 +73,17 @@ class Sources:
     most: dict[str, int | None]
 
     def folder_of(self, task: Task) -> Path | None:
-        """`data_dir`, or the benchmark's folder in it where there is one."""
+        """`data_dir`, or the benchmark's folder in it where there is one.
+
+        A task whose benchmark has its own name, as a task file's only one, may have its files in
+        DIR/{task}/: that folder is the task's, not the benchmark's.
+        """
         if self.data_dir is None:
             return None
-        of_benchmark = Path(self.data_dir) / task.benchmark
-        return of_benchmark if of_benchmark.is_dir() else Path(self.data_dir)
+        folder = Path(self.data_dir)
+        of_benchmark = folder / task.benchmark
+        is_the_tasks = _has_rows(task, folder) and not _has_rows(task, of_benchmark)
+        return of_benchmark if of_benchmark.is_dir() and not is_the_tasks else folder
 
     @property
     def is_local(self) -> bool:
@@ -151,6 +157,11 @@ def count_rows(sources: Sources, *, roles: dict[str, Sequence[Task]]) -> dict[st
     }
 
 
+def _has_rows(task: Task, folder: Path) -> bool:
+    splits = itertools.chain.from_iterable(task.splits.values())
+    return any(split_file(task, split, data_dir=folder) for split in splits)
+
+
 @dataclass
 class TaskSets:
     """The encoded splits of one task, by the source's names for them."""
@@ -218,9 +229,11 @@ class TaskSets:
         """Rows, lengths and what was cut, one line per split."""
         lines = [f"task       {self.task}, scored by {', '.join(self.task.metric_names)}"]
         for name, data in self.by_name.items():
-            longest = max(map(len, data.input_ids))
+            lengths = f"inputs up to {max(map(len, data.input_ids))} tokens, "
+            if not data.has_hidden_labels:
+                lengths += f"targets up to {max(map(len, data.labels))}, "
             lines.append(
-                f"{name:<10} {len(data):,} rows, inputs up to {longest} tokens, truncated: "
+                f"{name:<10} {len(data):,} rows, {lengths}truncated: "
                 f"{data.num_truncated_inputs / len(data):.2%} of inputs, "
                 f"{data.num_truncated_targets / len(data):.2%} of targets; "
                 f"{data.unknown_share:.2%} of tokens unknown"

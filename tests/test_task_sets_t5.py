@@ -1,13 +1,16 @@
 """Proves which tasks a list names, what their metrics are called, and the one number that several
 splits or tasks are chosen by."""
 
+import dataclasses
+
 import pytest
 import yaml
 
 from errors import UserError
 from metrics import AVERAGES
-from task_sets_t5 import TaskSets, find_tasks, score_table, summary_of, task_stems
-from tasks import find_task
+from task_rows_t5 import TaskDataset
+from task_sets_t5 import Sources, TaskSets, find_tasks, score_table, summary_of, task_stems
+from tasks import checked_rows, find_task
 
 
 def sets_of(names: str, *, benchmark: str = "glue") -> list[TaskSets]:
@@ -95,3 +98,40 @@ def test_all_of_a_benchmark_with_a_family_and_of_a_file(tmp_path):
         "mine/one",
         "mine/two",
     ]
+
+
+def test_a_split_is_described_with_the_lengths_of_its_inputs_and_targets(tokenizer):
+    task = find_task("glue", "cola")
+    rows = {"train": [{"sentence": "the cat", "label": 0}], "test": [{"sentence": "the cat sees"}]}
+    settings = {"tokenizer": tokenizer, "input_length_tokens": 64, "target_length_tokens": 8}
+    by_name = {
+        name: TaskDataset(
+            list(checked_rows(task, of_split, source="", role=name)), task=task, **settings
+        )
+        for name, of_split in rows.items()
+    }
+    train, test = TaskSets(task, "cola", by_name).describe().splitlines()[1:]
+    num_inputs, num_targets = by_name["train"].lengths(0)[0]
+    assert num_targets == 8  # 'unacceptable' in small pieces, cut
+    assert f"1 rows, inputs up to {num_inputs} tokens, targets up to 8, truncated: 0.00%" in train
+    assert "100.00% of targets" in train
+    assert "targets up to" not in test  # hidden labels have no targets
+
+
+def test_rows_lie_in_the_benchmarks_folder_or_in_the_tasks_own(tmp_path):
+    def folder_of(task):
+        return Sources(files={}, data_dir=str(tmp_path), most={}).folder_of(task)
+
+    rte = find_task("glue", "rte")
+    assert folder_of(rte) == tmp_path
+    (tmp_path / "glue").mkdir()
+    assert folder_of(rte) == tmp_path / "glue"  # the message then names this folder
+    (tmp_path / "rte.train.jsonl").touch()
+    assert folder_of(rte) == tmp_path
+    (tmp_path / "glue" / "rte.train.jsonl").touch()
+    assert folder_of(rte) == tmp_path / "glue"
+    # A file of one task: its benchmark has the task's name, and so may the folder of its rows.
+    own = dataclasses.replace(rte, benchmark="order", name="order")
+    (tmp_path / "order").mkdir()
+    (tmp_path / "order" / "train.tsv").touch()
+    assert folder_of(own) == tmp_path
