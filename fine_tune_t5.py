@@ -1,16 +1,23 @@
-"""Fine-tunes a T5 on a task as text to text, scores it and writes its predictions.
+"""Fine-tunes a T5 on a task as text to text, scores it, writes its predictions.
 
-    python fine_tune_t5.py recipes/demo_fine_tune.yaml                              # a laptop
+    python fine_tune_t5.py recipes/demo_fine_tune.yaml               # a laptop
     python fine_tune_t5.py --dataset_name mrpc --data_dir my_glue \\
-        --model_name_or_path outputs/pre_train                                      # one GPU
-    accelerate launch fine_tune_t5.py --dataset_name mnli                           # many GPUs
+        --model_name_or_path outputs/pre_train                       # one GPU
+    accelerate launch fine_tune_t5.py --dataset_name mnli            # many GPUs
 
-A task is an entry of constants.DATASET_VALS, or a YAML file of the same keys (--task_file).
+A task is an entry of constants.DATASET_VALS, or a YAML file of the same keys
+(--task_file).
 """
 
 from __future__ import annotations
 
 import cpu_threads  # isort: skip  # noqa: F401 (before torch)
+
+from arguments_t5 import FINE_TUNING, FineTuningDataArguments, FineTuningModelArguments
+from flags import answer_early, parse_flags
+
+if __name__ == "__main__":  # --help and misspelt flags do not wait for torch
+    answer_early(FINE_TUNING, about=__doc__)
 
 import functools
 import itertools
@@ -22,14 +29,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from answers_t5 import Answer
-from arguments_t5 import (
-    FINE_TUNING,
-    FineTuningArguments,
-    FineTuningDataArguments,
-    FineTuningModelArguments,
-)
 from errors import UserError, did_you_mean, run_program
-from flags import parse_flags
 from launch_t5 import announce_launch
 from lora_t5 import describe, require_absolute_steps, with_adapters
 from metrics import find_metric
@@ -58,13 +58,14 @@ from task_sets_t5 import (
 from tasks import Task, checked_rows
 from train_batches_t5 import TaskCollator, attend_within_documents, make_batches
 from trainer_t5 import Patience, T5Trainer
+from training_arguments_t5 import FineTuningArguments
 
 logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Runs one fine-tuning and returns its metrics."""
-    model_args, data_args, args = parse_flags(FINE_TUNING, argv)
+    model_args, data_args, args = parse_flags(FINE_TUNING, argv, about=__doc__)
     announce_launch(**args.launch())
     if args.plan:
         return show_plan(model_args, data_args, args)

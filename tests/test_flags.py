@@ -6,7 +6,7 @@ import pytest
 import yaml
 from absl.testing import absltest, parameterized
 
-import arguments_t5
+import training_arguments_t5
 from arguments_t5 import FINE_TUNING, PRE_TRAINING
 from errors import UserError
 from flags import parse_flags
@@ -199,7 +199,7 @@ def test_lengths_and_intervals_in_tokens():
 
 
 def test_the_global_batch_stays_the_same_on_eight_processes(monkeypatch):
-    monkeypatch.setattr(arguments_t5, "_num_processes", lambda: 8)
+    monkeypatch.setattr(training_arguments_t5, "_num_processes", lambda: 8)
     args = pre_training("--global_batch_size", "64k_tokens", "--max_steps", "12800examples")
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (16, 1)
     assert args.max_steps == 100
