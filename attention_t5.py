@@ -253,7 +253,6 @@ def _scaled(query: torch.Tensor, scaling: float | None) -> torch.Tensor:
 
 
 OWN = {"lean": lean_attention, "sdpa": sdpa_attention, "flex": flex_attention}
-IMPLEMENTATIONS = ("auto", "eager", *OWN)
 
 
 def registered_attention(name: str, *, use_cpu: bool) -> str:

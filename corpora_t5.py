@@ -304,8 +304,9 @@ class _Rows:
 def _text_of(row: dict, *, column: str, path: str, number: int) -> str:
     if column not in row:
         raise UserError(
-            f"{path}, row {number}: no column {column!r}, found {sorted(row)}. Name the "
-            "column that holds the text with --text_column_name."
+            f"{path}, row {number}: no column {column!r}, found {sorted(row)}."
+            f"{did_you_mean(column, row)} Name the column that holds the text with "
+            "--text_column_name."
         )
     if not isinstance(row[column], str):
         raise UserError(

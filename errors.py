@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 EXIT_FINISHED = 0
 EXIT_USER_ERROR = 2
@@ -59,16 +60,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]}?" if near else ""
 
 
-def run_program(main: Callable[[], object]) -> None:
-    """Runs `main` and leaves with the exit codes of the contract.
+@contextlib.contextmanager
+def exit_codes() -> Iterator[None]:
+    """Leaves with the exit codes of the contract where what it surrounds does not succeed.
 
     A UserError becomes one message on standard error and exit code 2, a run stopped on request
     exit code 75; anything else keeps its traceback, because it is a defect. Under a launcher every
     other rank than 0 names itself.
     """
     try:
-        main()
-        _leave_process_group()
+        yield
     except UserError as error:
         if not isinstance(error, SaidElsewhere):
             _say(error)
@@ -81,6 +82,13 @@ def run_program(main: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         _say("Interrupted at once; the last complete checkpoint stays as it is.")
         sys.exit(EXIT_INTERRUPTED)
+
+
+def run_program(main: Callable[[], object]) -> None:
+    """Runs `main` and leaves with the exit codes of the contract, 0 included."""
+    with exit_codes():
+        main()
+        _leave_process_group()
     sys.exit(EXIT_FINISHED)
 
 

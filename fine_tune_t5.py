@@ -1,16 +1,23 @@
-"""Fine-tunes a T5 on a task as text to text, scores it and writes its predictions.
+"""Fine-tunes a T5 on a task as text to text, scores it, writes its predictions.
 
-    python fine_tune_t5.py recipes/demo_fine_tune.yaml                              # a laptop
+    python fine_tune_t5.py recipes/demo_fine_tune.yaml               # a laptop
     python fine_tune_t5.py --dataset_name mrpc --data_dir my_glue \\
-        --model_name_or_path outputs/pre_train                                      # one GPU
-    accelerate launch fine_tune_t5.py --dataset_name mnli                           # many GPUs
+        --model_name_or_path outputs/pre_train                       # one GPU
+    accelerate launch fine_tune_t5.py --dataset_name mnli            # many GPUs
 
-A task is an entry of constants.DATASET_VALS, or a YAML file of the same keys (--task_file).
+A task is an entry of constants.DATASET_VALS, or a YAML file of the same keys
+(--task_file).
 """
 
 from __future__ import annotations
 
 import cpu_threads  # isort: skip  # noqa: F401 (before torch)
+
+from arguments_t5 import FINE_TUNING, FineTuningDataArguments, FineTuningModelArguments
+from flags import answer_early, changed_settings, parse_flags
+
+if __name__ == "__main__":  # --help and misspelt flags do not wait for torch
+    answer_early(FINE_TUNING, about=__doc__)
 
 import functools
 import itertools
@@ -23,15 +30,8 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from answers_t5 import Answer
-from arguments_t5 import (
-    FINE_TUNING,
-    FineTuningArguments,
-    FineTuningDataArguments,
-    FineTuningModelArguments,
-)
 from constants import ENGLISH_BENCHMARKS
 from errors import UserError, did_you_mean, run_program
-from flags import changed_settings, parse_flags
 from launch_t5 import announce_launch
 from lora_t5 import describe, require_absolute_steps, with_adapters
 from metrics import find_metric
@@ -64,6 +64,7 @@ from task_sets_t5 import (
 from tasks import Task, checked_rows
 from train_batches_t5 import TaskCollator, attend_within_documents, make_batches
 from trainer_t5 import Patience, T5Trainer
+from training_arguments_t5 import FineTuningArguments
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def main(
     argv: Sequence[str] | None = None, *, callbacks: Sequence[TrainerCallback] = ()
 ) -> dict[str, float]:
     """Runs one fine-tuning and returns its metrics; `callbacks` hear of it as the Trainer's."""
-    flags = model_args, data_args, args = parse_flags(FINE_TUNING, argv)
+    flags = model_args, data_args, args = parse_flags(FINE_TUNING, argv, about=__doc__)
     announce_launch(**args.launch())
     if args.plan:
         return show_plan(model_args, data_args, args)
@@ -100,8 +101,7 @@ def main(
     choose_best_by(args, data_args, tasks=tasks)
     training = make_training_batches(examples, data_args, args)
     longest = set_answering(sets, data_args, tokenizer=tokenizer)
-    model = make_model(model_args, data_args, args, tokenizer=tokenizer)
-    model.generation_config.max_new_tokens = longest  # for whoever loads the trained folder
+    model = make_model(*flags, tokenizer=tokenizer, longest_answer_tokens=longest)
     trainer = T5Trainer(
         model=model,
         args=args,
@@ -539,8 +539,12 @@ def make_model(
     args: FineTuningArguments,
     *,
     tokenizer: PreTrainedTokenizerBase,
+    longest_answer_tokens: int | None = None,
 ) -> PreTrainedModel:
-    """The model that the flags name, with adapters and masks for packed rows where asked."""
+    """The model that the flags name, with adapters and masks for packed rows where asked.
+
+    `longest_answer_tokens` stays in the trained folder, for whoever loads it.
+    """
     has_adapters = model_args.lora_r is not None and args.do_train
     model = start_model(
         **model_args.settings(), tokenizer=tokenizer, seed=args.seed, use_cpu=args.use_cpu
@@ -558,6 +562,8 @@ def make_model(
         )
         if args.process_index == 0:
             print(describe(model), flush=True)
+    if longest_answer_tokens is not None:
+        model.generation_config.max_new_tokens = longest_answer_tokens
     return model
 
 

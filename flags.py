@@ -1,6 +1,7 @@
 """Reads a recipe and the command line into dataclasses of arguments, with errors that help.
 
 `parse_flags` is the one way in; which flags a program has, the classes of `arguments_t5` say.
+`answer_early` does what needs no parsing, before a program loads torch: help, misspelt names.
 """
 
 from __future__ import annotations
@@ -8,16 +9,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 import typing
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers import HfArgumentParser
-
 from amounts import BINARY_PREFIXES, parse_amount, tokens_in_examples
-from arguments_t5 import AMOUNTS
-from errors import Problems, UserError, did_you_mean
+from arguments_t5 import AMOUNTS, PROGRAMS
+from errors import Problems, UserError, did_you_mean, exit_codes
+from help_t5 import asked_help, bash_completion, help_text, starts_the_trainer, trainers_flags
 from recipes_t5 import read_recipe
 from run_files_t5 import SECRETS, without_secrets
 
@@ -34,14 +35,16 @@ ALIASES = {
 
 
 def flag_names(classes: Sequence[type]) -> set[str]:
-    """Every flag of a script, the old spellings included."""
-    own = {f.name for cls in classes for f in dataclasses.fields(cls) if f.init}
-    return own | {alias for alias, name in ALIASES.items() if name in own}
+    """Every flag of a script, the Trainer's own and the old spellings included."""
+    names = set(_kinds(classes))
+    return names | {alias for alias, name in ALIASES.items() if name in names}
 
 
 def changed_settings(classes: Sequence[type], given: dict[str, object]) -> dict[str, object]:
     """The settings of a run that differ from the defaults; `output_dir` is no such thing."""
-    defaults = {f.name: f.default for cls in classes for f in dataclasses.fields(cls) if f.init}
+    defaults = {
+        f.name: f.default for cls in _complete(classes) for f in dataclasses.fields(cls) if f.init
+    }
     return {
         name: value
         for name, value in given.items()
@@ -49,24 +52,80 @@ def changed_settings(classes: Sequence[type], given: dict[str, object]) -> dict[
     }
 
 
-class FlagParser(HfArgumentParser):
-    """HfArgumentParser whose mistakes are UserErrors, without three pages of usage."""
+def _kinds(classes: Sequence[type]) -> dict[str, object]:
+    """{flag: type} of a script; of those that only the Trainer's class has, the type is not read
+    and bool stands for it."""
+    kinds = dict.fromkeys(trainers_flags() if starts_the_trainer(classes) else (), bool)
+    for cls in classes:
+        hints = typing.get_type_hints(cls)
+        kinds |= {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}
+    return kinds
 
-    def error(self, message: str):
-        raise UserError(f"{message} (--help lists all flags.)")
+
+def answer_early(classes: Sequence[type], *, about: str) -> None:
+    """What a program does before it loads torch: shows help, refuses a name that nothing has.
+
+    Ends the program in both cases; `about` is its docstring.
+    """
+    with exit_codes():
+        words = sys.argv[1:]
+        _answer_questions(classes, words, about=about)
+        recipe, words = _split_recipe(words)
+        known = _kinds(classes)
+        _settings_of(_recipe_words(recipe, known, lists=set()) + words, known)
 
 
-def parse_flags(classes: Sequence[type], argv: Sequence[str] | None = None) -> tuple:
+def _answer_questions(classes: Sequence[type], words: Sequence[str], *, about: str) -> None:
+    """Prints what --help and its like ask for, on one rank, and ends the program."""
+    asked = asked_help(words)
+    if asked is None:
+        return
+    kind, word = asked
+    if kind == "print_completion":
+        if word != "bash":
+            raise UserError(f"--print_completion {word}: expected bash, the only one there is.")
+        text = bash_completion(PROGRAMS)
+    else:
+        others = _complete(classes) if kind == "help_all" else ()
+        program = Path(sys.argv[0]).name
+        text = help_text(classes, about=about, program=program, others=others, word=word)
+    if os.environ.get("RANK", "0") == "0":
+        print(text, flush=True)
+    sys.exit(0)
+
+
+def _complete(classes: Sequence[type]) -> tuple[type, ...]:
+    """These classes with the Trainer's own arguments, which take seconds to load."""
+    if not starts_the_trainer(classes):
+        return tuple(classes)
+    from training_arguments_t5 import COMPLETE
+
+    return tuple(COMPLETE.get(cls, cls) for cls in classes)
+
+
+def _refuse(message: str):
+    """In place of argparse's own error, which prints three pages of usage."""
+    raise UserError(f"{message} (--help lists all flags.)")
+
+
+def parse_flags(
+    classes: Sequence[type], argv: Sequence[str] | None = None, *, about: str = ""
+) -> tuple:
     """One object per class, read from a recipe, if any, and from the command line over it.
 
     The recipe is `--config FILE.yaml` or the first word. Every object remembers all settings as
-    they were given, for `write_run_yaml`.
+    they were given, for `write_run_yaml`. `about` is what --help says of the program.
     """
-    parser = FlagParser(classes, allow_abbrev=False)
-    known = {name: kind for cls in classes for name, kind in typing.get_type_hints(cls).items()}
-    known = {f.name: known[f.name] for cls in classes for f in dataclasses.fields(cls) if f.init}
+    words = list(sys.argv[1:] if argv is None else argv)
+    _answer_questions(classes, words, about=about)
+    from transformers import HfArgumentParser  # 1 to 2 s that --help does not wait for
+
+    classes = _complete(classes)
+    parser = HfArgumentParser(classes, allow_abbrev=False)
+    parser.error = _refuse
+    known = _kinds(classes)
     lists = {action.dest for action in parser._actions if action.nargs == "+"}
-    recipe, words = _split_recipe(list(sys.argv[1:] if argv is None else argv))
+    recipe, words = _split_recipe(words)
     settings = _settings_of(_recipe_words(recipe, known, lists) + words, known)
     namespace = parser.parse_args(
         [
@@ -176,7 +235,7 @@ def _settings_of(words: list[str], known: dict[str, object]) -> dict[str, list[s
         name = ALIASES.get(name, name)
         if name.startswith("no_") and known.get(name[3:]) is bool:
             name, values = name[3:], ["False"]
-        if name not in known and name != "help":
+        if name not in known:
             problems.add(f"Unknown flag --{name}.{did_you_mean(name, [*known, *ALIASES])}")
         settings.pop(name, None)
         settings[name] = values
@@ -186,8 +245,6 @@ def _settings_of(words: list[str], known: dict[str, object]) -> dict[str, list[s
 
 def _words_of(name: str, values: list[str], known: dict[str, object], lists: set[str]) -> list[str]:
     """One setting as argparse takes it; None is left out and set afterwards."""
-    if name == "help":
-        return ["--help"]
     kind = known[name]
     if not values and kind in (bool, bool | None):
         return [f"--{name}=True"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from transformers import PretrainedConfig
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 # Dense bfloat16 tensor-core peaks in floating-point operations per second, from the makers' data
 # sheets (no sparsity). The first name that the device's own name contains counts.

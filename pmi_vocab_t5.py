@@ -1,19 +1,28 @@
-"""Finds the phrases of a corpus whose words predict each other, for `--masking pmi`.
+"""Finds the phrases whose words predict each other, for `--masking pmi`.
 
     python pmi_vocab_t5.py --dataset_paths installed_docs --vocab_size 4000 \\
-        --output pmi_vocab.txt                                             # a minute on a laptop
-    python pmi_vocab_t5.py --train_file 'corpus/*.jsonl.gz' --output pmi_vocab.txt
+        --output pmi_vocab.txt                            # a minute on a laptop
+    python pmi_vocab_t5.py --train_file 'corpus/*.jsonl.gz' \\
+        --output pmi_vocab.txt
     python pre_train_t5.py --train_file 'corpus/*.jsonl.gz' --masking pmi \\
         --pmi_vocab_path pmi_vocab.txt
 
-A phrase of n words has the score min over all ways to cut it of log(p(phrase)^2 / product of
-p(part)): how much more often it occurs than its parts would meet by chance, in the way of cutting
-that explains it best. p is the count over the number of phrases of that length. The vocabulary is
-the best 50 % phrases of 2 words, 25 % of 3, 12.5 % of 4 and of 5 (Levine et al. 2021, PMI-Masking;
-AI21Labs/pmi-masking, README), one per line, lower-case, by length and then by score.
+A phrase of n words has the score min over all ways to cut it of
+log(p(phrase)^2 / product of p(part)): how much more often it occurs than its
+parts would meet by chance, in the way of cutting that explains it best. p is
+the count over the number of phrases of that length. The vocabulary is the best
+50 % phrases of 2 words, 25 % of 3, 12.5 % of 4 and of 5 (Levine et al. 2021,
+PMI-Masking; AI21Labs/pmi-masking, README), one per line, lower-case, by length
+and then by score.
 """
 
 from __future__ import annotations
+
+from arguments_t5 import PMI_VOCAB
+from flags import answer_early, parse_flags
+
+if __name__ == "__main__":  # --help and misspelt flags do not wait for torch
+    answer_early(PMI_VOCAB, about=__doc__)
 
 import functools
 import itertools
@@ -30,10 +39,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from arguments_t5 import CorpusArguments, flag
 from corpora_t5 import read_texts
 from errors import UserError, run_program
-from flags import parse_flags
 from masking_units import APOSTROPHES, LONGEST_PHRASE, SHORTEST_PHRASE, is_word_character
 from whole_files import write_text
 
@@ -46,32 +53,9 @@ DOCUMENTS_PER_WRITE = 1000
 BREAK = 0  # where no phrase goes on: punctuation, and the end of a document
 
 
-@dataclass
-class PmiVocabArguments(CorpusArguments):
-    """Which text the phrases are counted in, and how many are kept."""
-
-    output: str = flag("pmi_vocab.txt", "File to write.")
-    train_file: str | None = flag(
-        None,
-        "Text: comma list and globs of .txt, .jsonl, .csv, .tsv, .parquet, plain, .gz or .zst.",
-    )
-    vocab_size: int = flag(
-        800_000,
-        "Phrases kept: half of 2 words, a quarter of 3, an eighth each of 4 and 5. AI21Labs' size "
-        "for 16 GB of text; take 4000 for 5 MB. All frequent ones would hold 'of the'.",
-    )
-    min_count: int = flag(11, "Phrases seen less often are left out. AI21Labs: over 10.")
-
-    def __post_init__(self):
-        self.require_text()
-        for name in ("vocab_size", "min_count"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)}: expected 1 or more.")
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Writes one vocabulary and prints what is in it; under a launcher, rank 0 does."""
-    (args,) = parse_flags((PmiVocabArguments,), argv)
+    (args,) = parse_flags(PMI_VOCAB, argv, about=__doc__)
     if os.environ.get("RANK", "0") != "0":
         return
     output = Path(args.output)

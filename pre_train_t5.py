@@ -1,16 +1,23 @@
 """Pre-trains a T5 from raw text by denoising.
 
-    python pre_train_t5.py recipes/demo_pre_train.yaml                              # a laptop
-    python pre_train_t5.py --train_file 'corpus/*.jsonl.gz' --config_name t5-v1_1-small \\
-        --tokenizer_name my_tokenizer                                               # one GPU
-    torchrun --nproc_per_node 8 pre_train_t5.py --config my_recipe.yaml             # many GPUs
+    python pre_train_t5.py recipes/demo_pre_train.yaml               # a laptop
+    python pre_train_t5.py --train_file 'corpus/*.jsonl.gz' \\
+        --config_name t5-v1_1-small --tokenizer_name my_tokenizer    # one GPU
+    torchrun --nproc_per_node 8 pre_train_t5.py my_recipe.yaml       # many GPUs
 
-A recipe is a YAML file of flags; `--help` explains each. Interrupted, the same command goes on.
+A recipe is a YAML file of flags; `--help` explains each. Interrupted, the same
+command goes on.
 """
 
 from __future__ import annotations
 
 import cpu_threads  # isort: skip  # noqa: F401 (before torch)
+
+from arguments_t5 import PRE_TRAINING, PreTrainingDataArguments, PreTrainingModelArguments
+from flags import answer_early, changed_settings, parse_flags
+
+if __name__ == "__main__":  # --help and misspelt flags do not wait for torch
+    answer_early(PRE_TRAINING, about=__doc__)
 
 import logging
 from collections.abc import Sequence
@@ -19,17 +26,10 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-from arguments_t5 import (
-    PRE_TRAINING,
-    PreTrainingArguments,
-    PreTrainingDataArguments,
-    PreTrainingModelArguments,
-)
 from corpora_t5 import CORPORA, Source, find_sources
 from corruption_t5 import Objective, settings_of
 from data_collator_t5 import PreTrainingCollator, padding_shares
 from errors import UserError, run_program
-from flags import changed_settings, parse_flags
 from launch_t5 import announce_launch
 from masking_units import PmiPhrases, Units, Words, read_phrases
 from model_card_t5 import write_model_card
@@ -57,6 +57,7 @@ from run_scope_t5 import one_run
 from samples_t5 import FillIns, print_briefly, print_examples
 from token_files_t5 import special_ids
 from trainer_t5 import T5Trainer
+from training_arguments_t5 import PreTrainingArguments
 from training_windows_t5 import Windows, load_windows
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def main(
     argv: Sequence[str] | None = None, *, callbacks: Sequence[TrainerCallback] = ()
 ) -> dict[str, float]:
     """Runs one pre-training and returns its metrics; `callbacks` hear of it as the Trainer's."""
-    flags = model_args, data_args, args = parse_flags(PRE_TRAINING, argv)
+    flags = model_args, data_args, args = parse_flags(PRE_TRAINING, argv, about=__doc__)
     announce_launch(**args.launch())
     if args.plan:
         return show_plan(*flags)

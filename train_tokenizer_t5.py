@@ -1,15 +1,23 @@
-"""Trains a T5 tokenizer: a SentencePiece unigram model and the sentinels <extra_id_0>, ...
+"""Trains a T5 tokenizer: a SentencePiece unigram model and <extra_id_0>, ...
 
-    python train_tokenizer_t5.py --dataset_paths installed_docs --vocab_size 8192 \\
-        --output_dir my_tokenizer                                          # a minute on a laptop
-    python train_tokenizer_t5.py --train_file 'corpus/*.jsonl.gz' --output_dir my_tokenizer
+    python train_tokenizer_t5.py --dataset_paths installed_docs \\
+        --vocab_size 8192 --output_dir my_tokenizer       # a minute on a laptop
+    python train_tokenizer_t5.py --train_file 'corpus/*.jsonl.gz' \\
+        --output_dir my_tokenizer
 
-Settings are those of T5's own vocabulary: pad 0, EOS 1, unknown 2, no BOS, NFKC normalisation, no
-byte fallback; but every ASCII character has a piece, where T5 reads `{` as <unk>.
-`AutoTokenizer.from_pretrained(OUTPUT_DIR)` loads what comes out.
+Settings are those of T5's own vocabulary: pad 0, EOS 1, unknown 2, no BOS, NFKC
+normalisation, no byte fallback; but every ASCII character has a piece, where T5
+reads `{` as <unk>. `AutoTokenizer.from_pretrained(OUTPUT_DIR)` loads what comes
+out.
 """
 
 from __future__ import annotations
+
+from arguments_t5 import TOKENIZER
+from flags import answer_early, parse_flags
+
+if __name__ == "__main__":  # --help and misspelt flags do not wait for torch
+    answer_early(TOKENIZER, about=__doc__)
 
 import heapq
 import io
@@ -21,7 +29,6 @@ import string
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import sentencepiece
@@ -29,10 +36,8 @@ from sentencepiece import sentencepiece_model_pb2
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Tokenizer
 
-from arguments_t5 import CorpusArguments, flag
 from corpora_t5 import read_texts
 from errors import UserError, run_program
-from flags import parse_flags
 
 PAD_ID, EOS_ID, UNKNOWN_ID = 0, 1, 2
 MAX_LINE_BYTES = 4192  # SentencePiece leaves out longer lines, and says so only in its log
@@ -53,61 +58,9 @@ WRITTEN_FILES = {
 }
 
 
-@dataclass
-class TokenizerArguments(CorpusArguments):
-    """Which text the tokenizer is made of, and its size."""
-
-    output_dir: str = flag("my_tokenizer", "Folder to write the tokenizer to.")
-    train_file: str | None = flag(
-        None,
-        "Text: comma list and globs of .txt, .jsonl, .csv, .tsv, .parquet, plain, .gz or .zst.",
-    )
-    vocab_size: int = flag(
-        32000,
-        "SentencePiece pieces; the sentinels come on top. T5's size; 8192 suits 20 MB of text.",
-    )
-    num_sentinels: int = flag(
-        100,
-        "Tokens <extra_id_0>, <extra_id_1>, ... that stand for hidden spans. T5 has 100; one "
-        "example cannot hide more spans.",
-    )
-    character_coverage: float = flag(
-        0.9995,
-        "Share of the characters of the text that get a piece, the rarest become <unk>. Between "
-        "0.98 and 1; SentencePiece's default.",
-    )
-    max_sample_megabytes: float | None = flag(
-        100.0,
-        "Megabytes of text to train on, whole documents drawn evenly. None: all. More hardly "
-        "changes the pieces and takes memory.",
-    )
-    seed: int = flag(1, "Which documents are drawn if there are more than the sample holds.")
-    num_threads: int = flag(
-        16,
-        "Threads. Sums of floats depend on it, and with them a few pieces: the default is the same "
-        "on every machine, and SentencePiece's.",
-    )
-
-    def __post_init__(self):
-        self.require_text()
-        if not 0.98 <= self.character_coverage <= 1:
-            raise UserError(
-                f"--character_coverage {self.character_coverage}: expected a share between 0.98 "
-                "and 1."
-            )
-        if self.max_sample_megabytes is not None and self.max_sample_megabytes <= 0:
-            raise UserError(
-                f"--max_sample_megabytes {self.max_sample_megabytes}: expected more than 0, or "
-                "None for all text."
-            )
-        for name in ("vocab_size", "num_sentinels", "num_threads"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)}: expected 1 or more.")
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains one tokenizer and prints what it is like; under a launcher, rank 0 does."""
-    (args,) = parse_flags((TokenizerArguments,), argv)
+    (args,) = parse_flags(TOKENIZER, argv, about=__doc__)
     if os.environ.get("RANK", "0") != "0":
         return
     output_dir = Path(args.output_dir)

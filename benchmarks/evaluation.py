@@ -25,7 +25,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch  # noqa: E402
 
 from answers_t5 import Answering, mean_scores  # noqa: E402
-from arguments_t5 import FineTuningArguments  # noqa: E402
 from flags import parse_flags  # noqa: E402
 from model_t5 import load_tokenizer, make_model  # noqa: E402
 from task_rows_t5 import TaskDataset  # noqa: E402
@@ -34,6 +33,7 @@ from tasks import find_task  # noqa: E402
 from train_batches_t5 import TaskCollator  # noqa: E402
 from train_tokenizer_t5 import train_tokenizer  # noqa: E402
 from trainer_t5 import T5Trainer  # noqa: E402
+from training_arguments_t5 import FineTuningArguments  # noqa: E402
 
 BEAMS = {"num_beams": 4, "length_penalty": 0.6}
 WORDS = "the a film is was good bad dull fine and or but very quite never plot actor scene".split()

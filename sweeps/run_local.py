@@ -133,7 +133,7 @@ def require_flags(parameters: dict, *, program: str, path: Path) -> None:
 
 
 def known_flags(program: str) -> set[str] | None:
-    """The flags of a program of this project, of another one None. Imported late: 5 s."""
+    """The flags of a program of this project, of another one None."""
     name = PROGRAMS.get(Path(program).name)
     if name is None:
         return None

@@ -13,11 +13,11 @@ import json  # noqa: E402
 import numpy as np  # noqa: E402
 
 import cpu_threads  # noqa: E402, F401
-from arguments_t5 import FineTuningArguments  # noqa: E402
 from data_collator_t5 import FineTuningCollator  # noqa: E402
 from flags import parse_flags  # noqa: E402
 from model_t5 import load_tokenizer, make_model  # noqa: E402
 from trainer_t5 import T5Trainer  # noqa: E402
+from training_arguments_t5 import FineTuningArguments  # noqa: E402
 
 NUM_ROWS, NUM_EVALUATED = 8, 11
 

@@ -7,18 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from arguments_t5 import FINE_TUNING, PRE_TRAINING
+from arguments_t5 import PROGRAMS as CLASSES
 from flags import parse_flags
-from pmi_vocab_t5 import PmiVocabArguments
-from train_tokenizer_t5 import TokenizerArguments
 
 ROOT = Path(__file__).resolve().parents[1]
-CLASSES = {
-    "pre_train_t5.py": PRE_TRAINING,
-    "fine_tune_t5.py": FINE_TUNING,
-    "train_tokenizer_t5.py": (TokenizerArguments,),
-    "pmi_vocab_t5.py": (PmiVocabArguments,),
-}
 DOCS = [f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md"))]
 SOURCES = ["README.md", "runs/demo.sh", *DOCS, *CLASSES]
 PROGRAM = re.compile(

@@ -7,6 +7,8 @@ import yaml
 from absl.testing import absltest, parameterized
 
 import arguments_t5
+import attention_t5
+import training_arguments_t5
 from arguments_t5 import FINE_TUNING, PRE_TRAINING
 from errors import UserError
 from flags import parse_flags
@@ -199,7 +201,7 @@ def test_lengths_and_intervals_in_tokens():
 
 
 def test_the_global_batch_stays_the_same_on_eight_processes(monkeypatch):
-    monkeypatch.setattr(arguments_t5, "_num_processes", lambda: 8)
+    monkeypatch.setattr(training_arguments_t5, "_num_processes", lambda: 8)
     args = pre_training("--global_batch_size", "64k_tokens", "--max_steps", "12800examples")
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (16, 1)
     assert args.max_steps == 100
@@ -236,3 +238,8 @@ def test_amounts_and_precisions_that_are_refused(words, sentence):
 def test_tokens_say_nothing_about_tasks():
     with pytest.raises(UserError, match="--max_steps in tokens: the examples of a task differ"):
         parse_flags(FINE_TUNING, ["--max_steps", "1M_tokens"])
+
+
+def test_every_attention_that_is_registered_can_be_asked_for():
+    choices = arguments_t5.ModelArguments.__dataclass_fields__["attn_implementation"].metadata
+    assert set(choices["choices"]) == {"auto", "eager", *attention_t5.OWN}

@@ -36,6 +36,8 @@ ORDER = [
         "zero_t5",
         "run_files_t5",
         "arguments_t5",
+        "training_arguments_t5",
+        "help_t5",
         "flags",
         "launch_t5",
         "lora_t5",

@@ -14,7 +14,6 @@ from one_step import tiny_model
 from torch import nn
 
 import pre_train_t5
-from arguments_t5 import PreTrainingArguments
 from errors import UserError
 from flags import parse_flags
 from optimizer_t5 import (
@@ -35,6 +34,7 @@ from optimizer_t5 import (
     schedule_settings,
 )
 from trainer_t5 import T5Trainer
+from training_arguments_t5 import PreTrainingArguments
 
 SHAPES, SCALES = [(4, 3), (5,), (2, 2)], [1.0, 0.03, 1e-6]
 

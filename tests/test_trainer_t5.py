@@ -129,8 +129,8 @@ def test_data_order_is_a_function_of_seed_and_epoch():
 
 
 def test_several_evaluation_sets_give_one_primary_number(tokenizer, tmp_path, tokenizer_dir):
-    from arguments_t5 import FineTuningArguments
     from flags import parse_flags
+    from training_arguments_t5 import FineTuningArguments
 
     (args,) = parse_flags(
         (FineTuningArguments,), ["--output_dir", str(tmp_path), "--do_train=False", "--use_cpu"]
