@@ -246,7 +246,7 @@ def shape_of(
     attn_implementation: str = "auto",
 ) -> tuple[type[PreTrainedModel], PretrainedConfig]:
     """The class and the config that `start_model` would make a model of, without making it."""
-    wanted = shape or name_or_path
+    wanted = shape or adapter_base(name_or_path) or name_or_path
     config = T5Config(**MODEL_SHAPES[wanted]) if wanted in MODEL_SHAPES else _load_config(wanted)
     config = _override(config, config_overrides, dropout_rate=dropout_rate)
     config._attn_implementation = registered_attention(attn_implementation, use_cpu=use_cpu)
