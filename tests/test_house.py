@@ -32,7 +32,7 @@ ORDER = [
         "answers_t5",
         "progress_t5",
     ),
-    *("checkpoints_t5", "stop_requests_t5", "watchdog_t5", "loss_watch_t5"),
+    *("checkpoints_t5", "stop_requests_t5", "watchdog_t5", "loss_watch_t5", "fsdp_t5"),
     *("remote_checkpoints_t5", "resumable_t5", "trainer_t5"),
     *("predictions", "task_sets_t5", "task_inference_t5", "report"),
     *("train_tokenizer_t5", "pmi_vocab_t5", "pre_train_t5", "fine_tune_t5"),
