@@ -156,8 +156,9 @@ class RmsScaledAdamW(StepByGroup):
 
 def _sizes(params: list[torch.Tensor]) -> list[torch.Tensor]:
     """max(1e-3, RMS) of each parameter: Adafactor's measure of how large a step it bears."""
-    sizes = list(torch._foreach_norm(params))
-    torch._foreach_div_(sizes, [math.sqrt(p.numel()) for p in params])
+    norms = torch._foreach_norm(params)
+    # Not in place: FSDP2's norms are parts of a sum until an operation gathers them.
+    sizes = list(torch._foreach_div(norms, [math.sqrt(p.numel()) for p in params]))
     torch._foreach_clamp_min_(sizes, RMS_FLOOR)
     return sizes
 

@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from transformers import Seq2SeqTrainer, TrainerCallback
+from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import IntervalStrategy
 
@@ -50,6 +51,7 @@ from checkpoints_t5 import (
     whole_checkpoints,
 )
 from errors import StoppedOnRequest, UserError
+from fsdp_t5 import load_optimizer, load_weights, save_optimizer
 from loss_watch_t5 import BadBatch, LossWatch, replay
 from remote_checkpoints_t5 import BackgroundCopies, RemoteCheckpoints
 from run_files_t5 import require_same_run, write_run_yaml
@@ -585,6 +587,13 @@ class ResumableTrainer(Seq2SeqTrainer):
             self.state.save_to_json(str(staging / "trainer_state.json"))
             write_run_yaml(staging, self.args.given)
 
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        save_optimizer(self.optimizer.optimizer, Path(output_dir), model=self.model)
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
     def _note_best(self, step: int) -> None:
         """Names the best model's folder by its final name, if it is or will be there."""
         best_step = self.state.best_global_step
@@ -679,6 +688,23 @@ class ResumableTrainer(Seq2SeqTrainer):
             )
 
     # ---- going on ----
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        if not self.is_fsdp_enabled:
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_weights(self.model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        if not self.is_fsdp_enabled:
+            return super()._load_best_model()
+        load_weights(self.model, Path(self.state.best_model_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.is_fsdp_enabled or checkpoint is None:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        load_optimizer(self.optimizer.optimizer, Path(checkpoint), model=self.model)
+        state = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
+        self.lr_scheduler.load_state_dict(state)
 
     def _progress(self) -> dict[str, object]:
         """What the library forgets between two processes; of this rank."""

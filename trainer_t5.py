@@ -32,6 +32,7 @@ from checkpoints_t5 import whole_checkpoints
 from constants import IGNORE_ID
 from errors import UserError
 from flops_t5 import peak_flops
+from fsdp_t5 import share_one_embedding
 from lora_t5 import merged
 from loss_t5 import TokenScores, answering_with, summed_loss, token_scores, with_loss_head
 from optimizer_t5 import OPTIMIZERS, SCHEDULES, make_optimizer
@@ -121,6 +122,8 @@ class T5Trainer(ResumableTrainer):
         self.meter = Meter(num_ranks=self.args.world_size)
         self.model_accepts_loss_kwargs = True  # count target tokens over the whole optimizer step
         self.loss_is_scaled_for_ga = True  # ... and do not divide by accumulation steps again
+        if self.is_fsdp_enabled:
+            share_one_embedding(self.model)
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         if self.is_world_process_zero():
@@ -343,11 +346,11 @@ class T5Trainer(ResumableTrainer):
         return answers_of(scores, batch, texts=texts, token_bytes=self.token_bytes)
 
     def _generate(self, batch: dict[str, torch.Tensor], settings: dict, **states) -> list[str]:
-        """Decoded text of each row. Under ZeRO-3 all ranks generate in step, or they would hang."""
+        """Decoded text of each row. Ranks that share a model generate in step, or would hang."""
         ids = self.model.generate(
             input_ids=batch["input_ids"],
             attention_mask=batch.get("attention_mask"),
-            synced_gpus=is_deepspeed_zero3_enabled(),
+            synced_gpus=is_deepspeed_zero3_enabled() or self.is_fsdp_enabled,
             **states,
             **settings,
         )

@@ -369,7 +369,7 @@ class T5TrainingArguments(TrainingFlags, Seq2SeqTrainingArguments):
         engine = "DDP"
         if self.deepspeed:
             engine = f"DeepSpeed ZeRO-{zero_stage(read_zero(self.deepspeed))}"
-        elif self.distributed_state.distributed_type.name == "FSDP":
+        elif self._is_sharded_by_fsdp():
             engine = "FSDP"
         return {
             "rank": self.process_index,
@@ -378,6 +378,18 @@ class T5TrainingArguments(TrainingFlags, Seq2SeqTrainingArguments):
             "device": self.device,
             "engine": engine,
         }
+
+    def _is_sharded_by_fsdp(self) -> bool:
+        """True where FSDP is asked for; UserError where accelerate would silently do without."""
+        asked = self.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+        if asked and self.distributed_state.distributed_type.name in ("NO", "MULTI_CPU"):
+            raise UserError(
+                f"FSDP was asked for, and accelerate does without it on {self.device.type} with "
+                f"{self.world_size} processes. Start one process per GPU, or type accelerate "
+                "launch --config_file runs/accelerate/cpu.yaml, or --deepspeed "
+                "zero_stage3_config.json, which shares on CPUs too."
+            )
+        return bool(asked)
 
     @staticmethod
     def _known(name: str, own: dict, library: type, *, flag: str) -> str:
