@@ -28,6 +28,7 @@ from answers_t5 import rank_words
 from constants import DATASET_VALS
 from errors import UserError, run_program
 from model_t5 import load_tokenizer, sentinel_ids, start_model
+from run_scope_t5 import same_library_state
 from samples_t5 import spans_by_sentinel
 from task_sets_t5 import label_words
 from tasks import FORMATS, Task, find_task, tasks_of
@@ -56,7 +57,8 @@ class Explored:
         tokenizer = load_tokenizer(name_or_path)
         has_gpu = torch.cuda.is_available()
         settings = {"name_or_path": name_or_path, "shape": None, "dropout_rate": 0.0, "seed": 0}
-        model = start_model(**settings, tokenizer=tokenizer, use_cpu=not has_gpu)
+        with same_library_state():  # a notebook's, too, that calls this
+            model = start_model(**settings, tokenizer=tokenizer, use_cpu=not has_gpu)
         return cls(name_or_path, model.to("cuda" if has_gpu else "cpu").eval(), tokenizer)
 
     def encode(self, text: str) -> torch.Tensor:
@@ -207,33 +209,37 @@ def describe(explored: Explored) -> str:
 
 
 def ways_as_html(ways: Sequence[Filling]) -> str:
-    """The fillings, each with a bar as long as it is likely."""
+    """The fillings, each with a bar as long as it is likely beside the likeliest."""
+    best = max((way.probability for way in ways), default=0.0) or 1.0
     rows = []
     for way in ways:
         shown = [
-            f"<mark>{html.escape(part) or '&nbsp;'}</mark>" if number % 2 else html.escape(part)
+            f"<mark>{html.escape(part) or '–'}</mark>" if number % 2 else html.escape(part)
             for number, part in enumerate(way.parts)
         ]
-        rows.append(_row(way.probability, " ".join(part for part in shown if part)))
+        text = " ".join(part for part in shown if part)
+        rows.append(_row(way.probability, text, length=way.probability / best))
     return f'<div class="ways">{"".join(rows)}</div>'
 
 
 def labels_as_html(labels: dict[str, float]) -> str:
     """The label words in the same form; '' where a task has none."""
-    rows = [_row(share, html.escape(word)) for word, share in labels.items()]
+    rows = [_row(share, html.escape(word), length=share) for word, share in labels.items()]
     return f'<div class="ways">{"".join(rows)}</div>' if rows else ""
 
 
-def _row(share: float, text: str) -> str:
+def _row(share: float, text: str, *, length: float) -> str:
+    percent = f"{100 * share:.1f} %" if share >= 0.0005 else "&lt; 0.1 %"
     return (
-        f'<div class="way"><span class="share">{100 * share:.1f} %</span><div>'
-        f'<div class="text">{text}</div><div class="bar"><i style="width:{100 * share:.2f}%"></i>'
+        f'<div class="way"><span class="share">{percent}</span><div>'
+        f'<div class="text">{text}</div><div class="bar"><i style="width:{100 * length:.2f}%"></i>'
         "</div></div></div>"
     )
 
 
 STYLE = """
-.gradio-container { max-width: 860px !important; margin: 0 auto !important; }
+main.contain, main { min-width: min(820px, 100%); }
+.gradio-container { max-width: 880px !important; margin: 0 auto !important; }
 .ways { display: flex; flex-direction: column; gap: 14px; padding: 4px 2px; }
 .way { display: grid; grid-template-columns: 68px 1fr; gap: 14px; align-items: baseline; }
 .share { text-align: right; font-variant-numeric: tabular-nums; font-weight: 600; }

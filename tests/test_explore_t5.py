@@ -113,6 +113,7 @@ def test_only_tasks_that_can_be_typed_are_offered():
 def test_what_was_typed_is_no_markup():
     shown = ways_as_html([Filling(0.25, ("<b>", "<i>", "."))])
     assert "<b>" not in shown and "<mark>&lt;i&gt;</mark>" in shown and "25.0 %" in shown
+    assert "&lt; 0.1 %" in ways_as_html([Filling(0.0004, ("a", "b", "c"))])
     assert labels_as_html({}) == "" and "75.0 %" in labels_as_html({"yes": 0.75})
 
 

@@ -91,7 +91,9 @@ def test_blanks_are_filled_and_mistakes_are_said(browser, page):
     ways = wait_for(lambda: find(browser, "#blanks-ways .way"))
     assert 1 <= len(ways) <= 5
     for way in ways:
-        assert re.match(r"\d+\.\d %\s+the cat .*sees a .*\.$", way.text, flags=re.DOTALL), way.text
+        assert re.match(r"(< )?\d+\.\d %\s+the cat .*sees a .*\.$", way.text, flags=re.DOTALL), (
+            way.text
+        )
         assert len(way.find_elements("css selector", "mark")) == 2
     assert foreign_addresses(browser) == []
     fonts = browser.execute_script("return getComputedStyle(document.body).fontFamily")
