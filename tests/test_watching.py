@@ -1,12 +1,15 @@
 """Proves what is seen of a run: on a terminal a bar and colours, in a file lines of plain text, and
 that trackers without an account or a network hold what was logged."""
 
+import fcntl
 import json
 import os
 import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -28,6 +31,7 @@ def environment(**more: str) -> dict[str, str]:
 
 def seen_on_a_terminal(words: list[str], folder: Path, **more: str) -> str:
     main, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
     with subprocess.Popen(
         command(words, folder), stdout=terminal, stderr=terminal, env=environment(**more)
     ) as process:
@@ -73,8 +77,12 @@ def test_a_file_holds_lines_of_plain_text(tiny_words, tmp_path):
 def test_a_terminal_has_a_bar_and_colours_where_they_are_wanted(no_color, tiny_words, tmp_path):
     shown = seen_on_a_terminal(tiny_words, tmp_path / "out", NO_COLOR=no_color)
     assert ("\x1b[1m" in shown and "\x1b[32m" in shown) == (no_color == "")
-    assert re.search(r"train  *50% \|.*\| 3/6, loss \S+  .*tokens/s", ESCAPES.sub("", shown))
-    assert "\r" in shown and "step      6/6  loss" in ESCAPES.sub("", shown)
+    text = ESCAPES.sub("", shown)
+    assert re.search(r"train  *50% \|.*\| 3/6, loss \S+  \S+ tokens/s  waiting", text)
+    lines = re.split(r"[\r\n]+", text)  # what stands on one line, before a bar is drawn over it
+    samples = [line for line in lines if "held out   " in line]
+    assert len(samples) == 6 and all(line.startswith("held out   ") for line in samples)
+    assert sum(line.startswith("step ") for line in lines) == 2
 
 
 def test_other_ranks_are_quiet(tiny_words, tmp_path):
