@@ -69,12 +69,24 @@ def test_fillings_stand_where_the_blanks_were(tokenizer):
 
 
 def test_probabilities_are_the_models_own(explored):
-    """After one token all ways look alike, so their probability is that of the five likeliest."""
-    (found,) = fill_blanks(explored, "the ___", most_tokens=1)
+    """Those of the written tokens one after another, by a plain forward pass."""
+    written = []
+
+    def generate(**settings):
+        written.append(explored.model.generate(**settings))
+        return written[-1]
+
+    model = SimpleNamespace(generate=generate, device="cpu")
+    ways = fill_blanks(Explored("x", model, explored.tokenizer), "the ___", most_tokens=4)
     inputs = explored.encode("the <extra_id_0>")
-    logits = explored.model(input_ids=inputs, decoder_input_ids=torch.zeros((1, 1), dtype=int))
-    likeliest = logits.logits[0, 0].softmax(-1).topk(5).values.sum().item()
-    assert found.probability == pytest.approx(likeliest, rel=1e-4)
+    total = 0.0
+    for row in written[0].sequences:
+        row = row[: 1 + int((row[1:] != explored.tokenizer.pad_token_id).sum())]
+        logits = explored.model(input_ids=inputs, decoder_input_ids=row[None, :-1]).logits[0]
+        steps = logits.log_softmax(-1).gather(1, row[1:, None])
+        total += steps.sum().exp().item()
+    assert len(written[0].sequences) == 5
+    assert sum(way.probability for way in ways) == pytest.approx(total, rel=1e-4)
 
 
 def test_ways_come_with_the_best_first(explored):

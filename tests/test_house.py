@@ -44,7 +44,7 @@ ORDER = [
     *("checkpoints_t5", "stop_requests_t5", "watchdog_t5", "loss_watch_t5"),
     *("remote_checkpoints_t5", "resumable_t5", "trainer_t5"),
     *("predictions", "task_sets_t5", "task_inference_t5"),
-    *("run_records_t5", "curves_t5", "model_card_t5", "report"),
+    *("run_records_t5", "curves_t5", "model_card_t5", "report", "explore_t5"),
     *("train_tokenizer_t5", "pmi_vocab_t5", "pre_train_t5", "fine_tune_t5"),
 ]
 
