@@ -15,8 +15,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from colours_t5 import paint
 from metrics import METRICS
+from terminal_t5 import paint
 
 COMMON = ("loss", "token_accuracy", "bits_per_byte")  # the first columns
 ENDINGS = (*COMMON, "mean", "average", *METRICS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import torch
@@ -10,9 +9,9 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 from transformers import PretrainedConfig, TrainerCallback
 
-from colours_t5 import paint
 from evaluation_tables_t5 import evaluation_table
 from flops_t5 import training_flops
+from terminal_t5 import paint, say
 
 COUNTS = ("tokens", "seconds", "waited_seconds", "steps", "flops", "z_loss")
 
@@ -173,7 +172,7 @@ class RunProgress(TrainerCallback):
         if "eval_loss" not in (metrics or {}):
             return
         if self.bar is None:
-            self._say(evaluation_table(metrics, where="after training"))
+            say(evaluation_table(metrics, where="after training"))
             return
         name = args.metric_for_best_model or "loss"
         name = name if name.startswith("eval_") else f"eval_{name}"
@@ -184,7 +183,7 @@ class RunProgress(TrainerCallback):
             if name in entry and entry["step"] < state.global_step
         ]
         best = max(earlier, key=lambda entry: sign * entry[name], default=None)
-        self._say(
+        say(
             evaluation_table(
                 metrics,
                 where=f"step {state.global_step:,}/{state.max_steps:,}",
@@ -197,7 +196,7 @@ class RunProgress(TrainerCallback):
     def on_predict(self, args, state, control, metrics=None, **kwargs):
         self._close_evaluation_bar()
         if "test_loss" in (metrics or {}):  # of several sets there is a table at the end
-            self._say(evaluation_table(metrics, where="", head="test", prefix="test_", now=""))
+            say(evaluation_table(metrics, where="", head="test", prefix="test_", now=""))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         shown = {
@@ -213,10 +212,10 @@ class RunProgress(TrainerCallback):
         ]
         words += [f"{left} left"] if (left := self._time_left(state)) else []
         step = paint(f"step {state.global_step:>6,}/{state.max_steps:,}", "dim")
-        self._say("  ".join([step, *words]))
+        say("  ".join([step, *words]))
         if self.bar is not None:
             brief = [FORMATS[name](shown[name]) for name in IN_BAR if name in shown]
-            self.bar.set_postfix_str("  ".join([*brief, *words[len(shown) :]]), refresh=False)
+            self.bar.set_postfix_str("  ".join([*brief, *words[len(shown) :]]))
 
     def _time_left(self, state) -> str:
         """By what the steps of this process have taken so far, evaluations and saves included."""
@@ -231,12 +230,6 @@ class RunProgress(TrainerCallback):
         if self.evaluation_bar is not None:
             self.evaluation_bar.close()
             self.evaluation_bar = None
-
-    @staticmethod
-    def _say(text: str) -> None:
-        """Above the bar, where there is one."""
-        tqdm.write(text)
-        sys.stdout.flush()
 
 
 # How a log line says a measure; all others as `name value`.

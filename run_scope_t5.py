@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import EXIT_STOPPED, EXIT_USER_ERROR, StoppedOnRequest, UserError
+from terminal_t5 import clear_bars
 
 ROOT = Path(__file__).resolve().parent
 EXIT_DEFECT = 1
@@ -60,11 +61,11 @@ class Quiet(logging.Filter):
             record.names_rank = True
         is_own = Path(record.pathname).parent == ROOT
         key = (record.name, record.levelno, record.getMessage())
-        if record.levelno < logging.WARNING or is_own:
-            return True
-        if key in self.seen:
-            return False
-        self.seen.add(key)
+        if record.levelno >= logging.WARNING and not is_own:
+            if key in self.seen:
+                return False
+            self.seen.add(key)
+        clear_bars()
         return True
 
 
@@ -96,6 +97,7 @@ def quiet_warnings() -> Iterator[None]:
             key = (category, str(message))
             if rank == 0 and key not in seen:
                 seen.add(key)
+                clear_bars()
                 show(message, category, *args, **kwargs)
 
         warnings.showwarning = show_once

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from colours_t5 import paint
+from terminal_t5 import paint, say
 
 BRIEF_CHARACTERS = 400
 PAIR = re.compile(r"\[([^\[\]]*) => ([^\[\]]*)\]")
@@ -92,7 +92,7 @@ class FillIns:
             filled_text(*row, tokenizer=self.tokenizer, sentinels=self.sentinels) for row in rows
         ]
         for text in self.texts:
-            print(f"held out   {PAIR.sub(_painted, _cut(text))}", flush=True)
+            say(f"held out   {PAIR.sub(_painted, _cut(text))}")
 
 
 def _painted(pair: re.Match) -> str:
@@ -135,7 +135,7 @@ def print_answers(answers: Sequence[tuple[str, str, str]]) -> None:
         is_right = written == expected
         shown = paint(_cut(written) or "(nothing)", "green" if is_right else "red")
         remark = "" if is_right else f"   (to write: {_cut(expected)})"
-        print(f"held out   {_cut(read)} => {shown}{remark}", flush=True)
+        say(f"held out   {_cut(read)} => {shown}{remark}")
 
 
 def spans_by_sentinel(

@@ -29,8 +29,7 @@ ORDER = [
     *("optimizer_t5", "data_collator_t5", "corpora_t5", "metrics"),
     *("token_files_t5", "windows_t5", "streams_t5", "training_windows_t5"),
     *("task_rows_t5", "mixtures_t5", "train_batches_t5"),
-    *("loss_t5", "attention_t5", "flops_t5", "plan_t5"),
-    *("colours_t5", "evaluation_tables_t5", "samples_t5"),
+    *("loss_t5", "attention_t5", "flops_t5", "plan_t5", "evaluation_tables_t5", "samples_t5"),
     *(
         "amounts",
         "zero_t5",
@@ -48,7 +47,7 @@ ORDER = [
     *("checkpoints_t5", "stop_requests_t5", "watchdog_t5", "loss_watch_t5", "fsdp_t5"),
     *("remote_checkpoints_t5", "resumable_t5", "trainer_t5"),
     *("predictions", "task_sets_t5", "task_inference_t5"),
-    *("run_records_t5", "curves_t5", "model_card_t5", "report"),
+    *("run_records_t5", "curves_t5", "model_card_t5", "report", "explore_t5"),
     *("preflight_t5", "rehearsal_t5"),
     *("train_tokenizer_t5", "pmi_vocab_t5", "pre_train_t5", "fine_tune_t5"),
 ]
