@@ -17,6 +17,7 @@ ORDER = [
         "cpu_threads",
         "constants",
         "errors",
+        "terminal_t5",
         "run_scope_t5",
         "recipes_t5",
         "hub",
