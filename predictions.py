@@ -15,7 +15,7 @@ import argparse
 import collections
 import functools
 import json
-import warnings
+import logging
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +26,8 @@ from errors import UserError, run_program
 from readers import read_rows
 from tasks import Task, find_task
 from whole_files import plain_name, replacing
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = ("idx", "input", "target", "prediction", "label")
 
@@ -177,7 +179,7 @@ def write_submission(
             member.external_attr = 0o644 << 16
             archive.writestr(member, text_of(name, lines))
     if missing or other_counts:
-        warnings.warn(_warning(path, missing, other_counts), stacklevel=2)
+        logger.warning(_warning(path, missing, other_counts))
     return missing
 
 
