@@ -346,8 +346,8 @@ class PreTrainingDataArguments(CorpusArguments, DataArguments):
     )
     preprocessing_num_workers: int | None = flag(
         None,
-        "Processes that tokenise; each takes some seconds to start. None: this one, which remembers "
-        "words, or its threads where a tokenizer does not allow that.",
+        "Processes that tokenise; each takes some seconds to start. None: this one, which "
+        "remembers words, or its threads where a tokenizer does not allow that.",
         group="data",
     )
     objective: str = flag(
