@@ -345,7 +345,10 @@ class PreTrainingDataArguments(CorpusArguments, DataArguments):
         False, "Tokenise, print what was found, and stop before a model is loaded.", group="run"
     )
     preprocessing_num_workers: int | None = flag(
-        None, "Processes that tokenise. None: the threads of this one.", group="data"
+        None,
+        "Processes that tokenise; each takes some seconds to start. None: this one, which "
+        "remembers words, or its threads where a tokenizer does not allow that.",
+        group="data",
     )
     objective: str = flag(
         "span_corruption",
