@@ -283,9 +283,7 @@ def _check_lengths(
 # ---- the network --------------------------------------------------------------------------------
 
 
-def check_hub(
-    found: Findings, *, models: Sequence[str] = (), datasets: Sequence[str] = ()
-) -> None:
+def check_hub(found: Findings, *, models: Sequence[str] = (), datasets: Sequence[str] = ()) -> None:
     """Refuses weights and data sets that would come from the Hub where it does not answer.
 
     A model or data set that an earlier run has left in the library's cache is there.
@@ -499,7 +497,8 @@ def rough_model(
     biases = 4 * heads * (input_tokens**2 + target_tokens**2)
     gathered = 4 * width * (input_tokens + target_tokens)
     activations = 4 * (num_examples * (encoder + decoder + logits + gathered) + biases)
-    activations += 4 * 2 * config.vocab_size * width  # a gradient of the embedding beside the sum
+    # Gradients of the embedding by both stacks and their sum, and of the head.
+    activations += 4 * 4 * config.vocab_size * width
     activations += 2 * number if bf16 else 0  # the weights' copies under autocast
     return Model(
         num_parameters=number,

@@ -44,7 +44,6 @@ OVERRIDES = {
     "show_examples": 0,
     "max_steps": NUM_STEPS,
     "logging_steps": 1,
-    "warmup_steps": 1,
     "eval_strategy": "no",  # once at the end, as every run does
     "load_best_model_at_end": False,
     "save_strategy": "steps",
