@@ -126,6 +126,7 @@ def test_all_problems_of_a_fine_tuning_come_before_any_model(tmp_path, tokenizer
     (tmp_path / "sst2.validation.jsonl").write_text('{"text": "a", "label": 1}\n')
     words = ["--data_dir", str(tmp_path), "--tokenizer_name", str(tokenizer_dir), "--use_cpu"]
     words += ["--config_name", "t5-v1_1-small", "--output_dir", str(tmp_path / "out")]
+    words += ["--config_overrides", "d_model=32,d_kv=8,d_ff=64,num_layers=1,num_heads=4"]
     words += ["--metric_for_best_model", "acuracy", "--mixing", "equal"]
     words += ["--lora_r", "4", "--lora_merge", "True"]
     found = problems_of(fine_tune_t5.main, words)

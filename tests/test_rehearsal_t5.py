@@ -1,5 +1,5 @@
-"""Proves that a dry run does what the run will do, leaves nothing behind, and that the cost it tells
-is the arithmetic of what it measured and what the whole run will do."""
+"""Proves that a dry run does what the run will do, leaves nothing behind, and that the cost that it
+tells is the arithmetic of what it measured and what the whole run will do."""
 
 import json
 from pathlib import Path
@@ -143,6 +143,22 @@ def test_too_little_memory_is_a_mistake_with_a_remedy(tmp_path):
     settings = {"folder": tmp_path, "changes": {}, "device": torch.device("cpu")}
     with pytest.raises(UserError, match="Tried to allocate 9 GiB. Give a smaller --per_device"):
         rehearse(main, [], **settings)
+
+
+def test_a_rehearsal_tells_no_tracker_and_copies_nothing(tmp_path):
+    heard = []
+
+    def main(words, callbacks):
+        heard.extend(words)
+        return {}
+
+    argv = ["my.yaml", "--report_to", "wandb", "--push_to_hub"]
+    settings = {"folder": tmp_path, "changes": {"x": 1}, "device": torch.device("cpu")}
+    measured = rehearse(main, argv, **settings)
+    assert heard[: len(argv)] == argv and heard[-1] == "--x=1"
+    assert {"--report_to=none", "--push_to_hub=False", "--remote_checkpoint_dir=None"} <= {*heard}
+    assert {"--dry_run=False", f"--output_dir={tmp_path}/out", "--max_steps=2"} <= {*heard}
+    assert measured.step_seconds is None and measured.checkpoint_bytes == 0
 
 
 # ---- runs ---------------------------------------------------------------------------------------
