@@ -328,6 +328,14 @@ class T5TrainingArguments(TrainingFlags, Seq2SeqTrainingArguments):
         """Examples of one optimizer step on all processes together."""
         return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
 
+    def rehearsal_settings(self) -> dict[str, object]:
+        """What a run of two steps must have otherwise: a warm-up that ends before it does.
+
+        T5's rsqrt keeps its own, which bounds the learning rate.
+        """
+        is_absolute = float(self.warmup_steps) > 1 and self.lr_scheduler_type != "rsqrt"
+        return {"warmup_steps": 0.5} if is_absolute else {}
+
     def whole_run(self, *, num_train_examples: int | None) -> dict[str, object]:
         """What `rehearsal_t5.tell_cost` wants to know of a run that trains on so many examples.
 
