@@ -3,12 +3,16 @@ be stopped and comes back, names programs and flags that exist, and the environm
 lock."""
 
 import json
+import os
 import re
+import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from wandb_stand_in import StandIn
 
 from arguments_t5 import PRE_TRAINING
 from flags import flag_names
@@ -44,6 +48,40 @@ def test_a_job_without_words_says_how_it_is_started(path):
         text=True,
     )
     assert done.returncode == 2 and "sbatch" in done.stderr
+
+
+@pytest.mark.parametrize("listens", [False, True], ids=["nothing there", "never an answer"])
+def test_an_agent_without_network_ends_with_a_sentence(listens):
+    with socket.socket() as service:
+        service.bind(("127.0.0.1", 0))
+        if listens:
+            service.listen()
+        address = f"http://127.0.0.1:{service.getsockname()[1]}"
+        done = subprocess.run(
+            ["bash", str(ROOT / "sweeps" / "run_sweep.sh"), "entity/project/sweep"],
+            env={
+                **{k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")},
+                "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+                "SLURM_SUBMIT_DIR": str(ROOT),
+                "WANDB_BASE_URL": address,
+                "ANSWER_SECONDS": "1",
+            },
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+    assert done.returncode == 2
+    assert f"W&B does not answer at {address}" in done.stderr and ".yaml" in done.stderr
+
+
+def test_a_service_that_answers_is_asked_for_trials():
+    with StandIn() as service:
+        subprocess.run(
+            ["bash", str(ROOT / "sweeps" / "require_wandb.sh")],
+            env={**os.environ, **service.environment, "no_proxy": "127.0.0.1"},
+            check=True,
+            timeout=30,
+        )
 
 
 def test_flags_that_jobs_add_exist():
