@@ -88,6 +88,38 @@ def test_a_service_that_answers_is_asked_for_trials():
         )
 
 
+def two_machines(first: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["bash", str(ROOT / "runs" / "two_machines.sh"), first, "2", "none.py"],
+        env={"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_a_port_in_use_on_the_first_machine_is_said():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = two_machines("127.0.0.1", PORT=port)
+    assert done.returncode == 2 and f"Port {port} of 127.0.0.1 is in use" in done.stderr
+
+
+def test_a_first_machine_that_is_not_known_is_said():
+    done = two_machines("no-such-machine.invalid")
+    assert done.returncode == 2 and "no-such-machine.invalid is not known here" in done.stderr
+
+
+def test_the_look_at_the_port_lets_other_machines_and_free_ports_through(tmp_path):
+    (tmp_path / "torchrun").write_text("#!/bin/sh\necho started\n")
+    (tmp_path / "torchrun").chmod(0o755)
+    path = f"{tmp_path}:{Path(sys.executable).parent}:/usr/bin:/bin"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    for first in ("127.0.0.1", "192.0.2.1"):  # the second belongs to no machine (RFC 5737)
+        assert two_machines(first, PORT=str(port), PATH=path).stdout == "started\n"
+
+
 def test_flags_that_jobs_add_exist():
     texts = [path.read_text() for path in (*JOBS, ROOT / "runs" / "two_machines.sh")]
     assert sum("--expect_processes" in text for text in texts) == 4
