@@ -48,7 +48,14 @@ from optimizer_t5 import (
 )
 from run_files_t5 import without_secrets
 from whole_files import plain_name
-from zero_t5 import join_cpu_ranks, read_zero, require_possible, zero_stage
+from zero_t5 import (
+    extensions_folder,
+    join_cpu_ranks,
+    read_zero,
+    require_no_stale_build,
+    require_possible,
+    zero_stage,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +128,7 @@ class T5TrainingArguments(TrainingFlags, Seq2SeqTrainingArguments):
                     "zero_stage2_config.json."
                 )
         if isinstance(self.deepspeed, str):
+            require_no_stale_build(extensions_folder())
             require_possible(
                 self.deepspeed,
                 optimizer=optimizer,
