@@ -166,8 +166,8 @@ class Muon(RmsScaledAdamW):
     """Muon for the hidden matrices, RmsScaledAdamW for embeddings, head, position biases and norms.
 
     A step turns every singular value of a block's Nesterov momentum into one of about 1. A block is
-    a matrix, or what one attention head has of it. For a block of A x B of a matrix p in a group of
-    the role `hidden`, with gradient g:
+    a matrix, or with `per_head` what one attention head has of it. For a block of A x B of a matrix
+    p in a group of the role `hidden`, with gradient g:
 
         m = momentum m + (1 - momentum) g
         p -= lr weight_decay p
@@ -193,6 +193,7 @@ class Muon(RmsScaledAdamW):
         *,
         momentum: float = 0.95,
         update_rms: float | None = None,
+        per_head: bool = True,
         head_scale: float = 8.0,
         positions_scale: float = 16.0,
         rest_scale: float = 4.0,
@@ -201,7 +202,7 @@ class Muon(RmsScaledAdamW):
         scales = {"hidden": 1.0, "head": head_scale, "positions": positions_scale}
         for group in self.param_groups:
             group.setdefault("role", "rest")
-            group.setdefault("blocks", None)
+            group["blocks"] = group.get("blocks") if per_head else None
             group |= {"momentum": momentum, "update_rms": update_rms}
             group["lr"] *= scales.get(group["role"], rest_scale)
 

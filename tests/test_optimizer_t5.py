@@ -165,7 +165,9 @@ def test_each_attention_head_is_made_orthogonal_by_itself(dim):
     heads = heads if dim == 0 else heads.mT
     whole = nn.Parameter(torch.cat(list(torch.ones_like(heads)), dim))
     whole.grad = torch.cat([heads[0], 100 * heads[1]], dim)
-    Muon([{"params": [whole], "role": "hidden", "blocks": (dim, 2)}], lr=0.01).step()
+    groups = [{"params": [whole], "role": "hidden", "blocks": (dim, 2)}]
+    assert Muon([dict(groups[0])], per_head=False).param_groups[0]["blocks"] is None
+    Muon(groups, lr=0.01).step()
     moved = (1 - whole.detach()).chunk(2, dim)
     for head, gradient in zip(moved, heads, strict=True):
         (alone,) = orthogonal([gradient])
@@ -573,7 +575,7 @@ def test_settings_reach_the_optimizer():
     optimizer = optimizer_of("muon", TinyNet(), momentum=0.5, update_rms=0.2)
     assert {group["momentum"] for group in optimizer.param_groups} == {0.5}
     scales = ["head_scale", "positions_scale", "rest_scale"]
-    assert optimizer_settings("muon") == ["momentum", "update_rms", *scales]
+    assert optimizer_settings("muon") == ["momentum", "update_rms", "per_head", *scales]
     assert optimizer_settings("adamw_torch") == []
     assert schedule_settings("constant_with_warmup") == schedule_settings("rsqrt") == []
     assert "num_cycles" in schedule_settings("cosine_with_restarts")
