@@ -51,6 +51,7 @@ COMMON = (
     *("--use_cpu", "--resume_from_checkpoint", "none", "--z_loss", "0", "--num_samples", "0"),
 )
 SCRATCH = ("--config_name", "t5-v1_1-small", "--config_overrides", SHAPE)
+RANDOM = ("--initial_positions", "random")  # of all recipes but the default
 SWEEP_STEPS, STEPS = 600, 2000
 POINTS = (250, 500, 750, 1000, 1500, 2000)  # of the curve, in the table
 SEEDS = (1, 2, 3)
@@ -64,7 +65,7 @@ COSINE = "--lr_scheduler_type cosine --warmup_steps 0.1"
 LINEAR = "--lr_scheduler_type linear --warmup_steps 0.1"
 CONSTANT = "--lr_scheduler_type constant --warmup_steps 0.1"
 # Muon as its author has it: whole matrices, and one rate for all that is not one.
-PLAIN = "--optim muon --optim_args per_head=False,head_scale=4,positions_scale=4"
+PLAIN = "--optim muon --optim_args per_head=False,head_scale=4"
 SWEPT = {
     "muon": (f"{PLAIN} {COSINE}", (0.005, 0.01, 0.02)),
     "adamw_rms": (f"--optim adamw_rms {COSINE}", (0.02, 0.04, 0.08)),
@@ -158,7 +159,7 @@ def words_of(words: str, *, rate: float | None, seed: int, steps: int) -> list[s
     """The command line of one run."""
     line = [word.format(anchor=anchor(seed)) for word in words.split()]
     if "--model_name_or_path" not in line:
-        line += SCRATCH
+        line += [*SCRATCH, *(RANDOM if words else ())]
     if rate is not None:
         line += ["--learning_rate", str(rate)]
     return [*line, *COMMON, "--seed", str(seed), "--max_steps", str(steps)]
