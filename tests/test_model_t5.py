@@ -80,7 +80,10 @@ def test_bucket_distances_are_the_librarys(both_ways):
 
 @pytest.mark.parametrize("shape", ["t5-v1_1-small", "t5-small", "umt5"])
 def test_heads_start_out_looking_near_and_nothing_else_changes(shape, tokenizer, tmp_path):
-    """Position 3 of 6: the first head's weights are 1, the last one's (1 + distance)^-2."""
+    """Token 12 of 16: the first head's weights are 1, the last one's (1 + distance)^-2.
+
+    Buckets are exact for 8 tokens in the encoder and 16 in the decoder, which sees none behind.
+    """
     if shape == "umt5":  # has biases of its own in each layer
         shape = str(tmp_path / "umt5")
         UMT5Config(num_heads=4, d_model=32, d_kv=8, d_ff=64).save_pretrained(shape)
@@ -94,12 +97,12 @@ def test_heads_start_out_looking_near_and_nothing_else_changes(shape, tokenizer,
         num_changed += 1
         attention = near.get_submodule(name.removesuffix(".relative_attention_bias.weight"))
         attention.relative_attention_bias.weight.data -= weight.data
-        bias = attention.compute_bias(6, 6).detach()[0]
-        distances = (torch.arange(6) - 3).abs()
-        seen = slice(None) if name.startswith("encoder") else slice(4)
+        bias = attention.compute_bias(16, 16).detach()[0]
+        distances = (torch.arange(16) - 12).abs()
+        seen = slice(5, None) if name.startswith("encoder") else slice(13)
         for head, slope in enumerate([0, 2 / 3, 4 / 3, 2]):
             expected = (1.0 + distances) ** -slope
-            torch.testing.assert_close(bias[head, 3].exp()[seen], expected[seen])
+            torch.testing.assert_close(bias[head, 12].exp()[seen], expected[seen])
     assert num_changed == (4 if "umt5" in shape else 2)
 
 
