@@ -51,7 +51,7 @@ COMMON = (
     *("--use_cpu", "--resume_from_checkpoint", "none", "--z_loss", "0", "--num_samples", "0"),
 )
 SCRATCH = ("--config_name", "t5-v1_1-small", "--config_overrides", SHAPE)
-RANDOM = ("--initial_positions", "random")  # of all recipes but the default
+RANDOM = ("--initial_positions", "random")  # where a recipe says nothing else
 SWEEP_STEPS, STEPS = 600, 2000
 POINTS = (250, 500, 750, 1000, 1500, 2000)  # of the curve, in the table
 SEEDS = (1, 2, 3)
@@ -65,7 +65,7 @@ COSINE = "--lr_scheduler_type cosine --warmup_steps 0.1"
 LINEAR = "--lr_scheduler_type linear --warmup_steps 0.1"
 CONSTANT = "--lr_scheduler_type constant --warmup_steps 0.1"
 # Muon as its author has it: whole matrices, and one rate for all that is not one.
-PLAIN = "--optim muon --optim_args per_head=False,head_scale=4"
+PLAIN = "--optim muon --optim_args per_head=False,head_scale=4,positions_scale=4"
 SWEPT = {
     "muon": (f"{PLAIN} {COSINE}", (0.005, 0.01, 0.02)),
     "adamw_rms": (f"--optim adamw_rms {COSINE}", (0.02, 0.04, 0.08)),
@@ -75,15 +75,21 @@ SWEPT = {
 }
 ANCHOR = "nanoT5"
 DEFAULT = "default"
-HALVED = (DEFAULT, "muon, linear")
 RECIPES = {
     ANCHOR: f"--model_name_or_path {{anchor}} {NANOT5}",
     DEFAULT: "",
     "muon, linear": f"{PLAIN} {LINEAR}",
     **{name: words for name, (words, _) in SWEPT.items()},
 }
+# Made in half the steps too, or only.
+HALVED = {
+    DEFAULT: RECIPES[DEFAULT],
+    "muon, linear": RECIPES["muon, linear"],
+    "default, positions_scale 4": "--optim_args positions_scale=4 --initial_positions near",
+}
+ALL = list(dict.fromkeys([*RECIPES, *HALVED]))
 SWEPT_AS = {"muon, linear": "muon"}  # whose learning rates were tried
-LEADING = (ANCHOR, *HALVED, "muon", "adamw_rms")  # first, with all their seeds
+LEADING = (ANCHOR, DEFAULT, "muon, linear", "muon", "adamw_rms")  # first, with all their seeds
 PARTS_OF_THE_GAIN = {
     **{ANCHOR: RECIPES[ANCHOR], "nanoT5, head of std d_model^-0.5": NANOT5},
     "t5_adafactor, T5's rsqrt": "--optim t5_adafactor",
@@ -94,7 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train_file", required=True)
     parser.add_argument("--only", choices=["runs", "speed", "parts", "report"])
-    parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES))
+    parser.add_argument("--recipes", nargs="+", choices=ALL, default=ALL)
     parser.add_argument("--seeds", nargs="+", type=int, choices=SEEDS, default=list(SEEDS))
     args = parser.parse_args()
     if args.only != "report":
@@ -124,10 +130,11 @@ def sweep(names: Sequence[str]) -> None:
 def run_all(names: Sequence[str], *, seed: int) -> None:
     """The runs of one seed; some recipes also in half the steps."""
     for name in names:
-        words, rate = RECIPES[name], best_rate(name)
+        rate = best_rate(name)
         if name in HALVED:
-            pre_train("half", name, words, rate=rate, seed=seed, steps=STEPS // 2)
-        pre_train("run", name, words, rate=rate, seed=seed, steps=STEPS)
+            pre_train("half", name, HALVED[name], rate=rate, seed=seed, steps=STEPS // 2)
+        if name in RECIPES:
+            pre_train("run", name, RECIPES[name], rate=rate, seed=seed, steps=STEPS)
 
 
 # ---- runs ---------------------------------------------------------------------------------------
@@ -159,7 +166,7 @@ def words_of(words: str, *, rate: float | None, seed: int, steps: int) -> list[s
     """The command line of one run."""
     line = [word.format(anchor=anchor(seed)) for word in words.split()]
     if "--model_name_or_path" not in line:
-        line += [*SCRATCH, *(RANDOM if words else ())]
+        line = [*SCRATCH, *(RANDOM if words else ()), *line]
     if rate is not None:
         line += ["--learning_rate", str(rate)]
     return [*line, *COMMON, "--seed", str(seed), "--max_steps", str(steps)]
@@ -210,7 +217,8 @@ def measure_speed(names: Sequence[str], *, rounds: int = 8, block: int = 4) -> N
 
     With one thread this is the time of a step on a quiet machine, whatever else runs.
     """
-    steps = {name: stepper(name, RECIPES[name]) for name in dict.fromkeys([ANCHOR, *names])}
+    timed = [ANCHOR, *(name for name in names if name in RECIPES and name != ANCHOR)]
+    steps = {name: stepper(name, RECIPES[name]) for name in timed}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(rounds + 1):
         for name, step in steps.items():

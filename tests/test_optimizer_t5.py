@@ -299,7 +299,8 @@ def test_a_t5s_parameters_by_role(tied, tokenizer):
         ("hidden", (0, 4), ["q", "k", "v"] * 6),
         ("hidden", (1, 4), ["o"] * 6),
         *head,
-        ("rest", None, ["shared", "relative_attention_bias", "relative_attention_bias"]),
+        ("positions", None, ["relative_attention_bias"] * 2),
+        ("rest", None, ["shared"]),
     ]
     assert role == "rest" and len(norms) == 12 and all(name.endswith("norm") for name in norms)
 
@@ -458,7 +459,7 @@ def test_settings_go_from_the_command_line_to_optimizer_and_schedule(tmp_path, t
         (PreTrainingArguments,),
         [
             *("--output_dir", str(tmp_path), "--use_cpu", "--optim", "muon", "--do_eval=False"),
-            *("--optim_args", "momentum=0.5,rest_scale=3,head_scale=2"),
+            *("--optim_args", "momentum=0.5,rest_scale=3,head_scale=2,positions_scale=8"),
             *("--learning_rate", "0.5"),
             *("--adam_beta2", "0.9", "--weight_decay", "0.1", "--warmup_steps", "2"),
             *("--lr_scheduler_type", "cosine_with_min_lr", "--lr_scheduler_kwargs", "min_lr=0.25"),
@@ -471,7 +472,8 @@ def test_settings_go_from_the_command_line_to_optimizer_and_schedule(tmp_path, t
         for group in trainer.optimizer.param_groups
     ]
     assert found[:3] == [("hidden", 0.5, 0.1)] * 3
-    assert found[3:] == [("head", 1.0, 0.1), ("rest", 1.5, 0.1), ("rest", 1.5, 0.0)]
+    assert found[3:5] == [("head", 1.0, 0.1), ("positions", 4.0, 0.0)]
+    assert found[5:] == [("rest", 1.5, 0.1), ("rest", 1.5, 0.0)]
     for group in trainer.optimizer.param_groups:
         assert (group["momentum"], group["betas"]) == (0.5, (0.9, 0.9))
     rates = []
@@ -569,7 +571,8 @@ def test_settings_are_read_as_what_they_say():
 def test_settings_reach_the_optimizer():
     optimizer = optimizer_of("muon", TinyNet(), momentum=0.5, update_rms=0.2)
     assert {group["momentum"] for group in optimizer.param_groups} == {0.5}
-    own = ["momentum", "update_rms", "per_head", "head_scale", "rest_scale"]
+    own = ["momentum", "update_rms", "per_head"]
+    own += ["head_scale", "positions_scale", "rest_scale"]
     assert optimizer_settings("muon") == own
     assert optimizer_settings("adamw_torch") == []
     assert schedule_settings("constant_with_warmup") == schedule_settings("rsqrt") == []
