@@ -147,6 +147,17 @@ class PreTrainingModelArguments(ModelArguments):
     dropout_rate: float = flag(
         0.0, "Dropout, a share. T5 v1.1 was pre-trained without.", group="model"
     )
+    initial_positions: str = flag(
+        "near",
+        "Position biases of a model from scratch. near: all heads but the first look at nearby "
+        "tokens from the start, which learns in a third of the steps (docs/optimizers.md); random: "
+        "the library's.",
+        choices=["near", "random"],
+        group="model",
+    )
+
+    def settings(self) -> dict[str, object]:
+        return super().settings() | {"initial_positions": self.initial_positions}
 
 
 @dataclass
