@@ -142,7 +142,7 @@ class _LeanAttention(torch.autograd.Function):
         if ctx.needs_input_grad[3]:
             shape, dtype = ctx.bias_like
             summed = [i for i, size in enumerate(shape) if size < by_scores.shape[i]]
-            by_bias = by_scores.sum(summed, keepdim=True, dtype=dtype)
+            by_bias = by_scores.sum(summed, keepdim=True).to(dtype)  # summed in float32
         return by_query, by_key, by_value, by_bias, None, None
 
 
