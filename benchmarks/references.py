@@ -7,7 +7,9 @@ logging needs are replaced by empty ones.
 from __future__ import annotations
 
 import importlib
+import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -88,6 +90,35 @@ def nano_t5_model(clone: Path, shape: str, **changes) -> torch.nn.Module:
     )
     assert not missing and not unexpected, (missing, unexpected)
     return model.train()
+
+
+def nano_t5_optimizer(clone: Path, model: torch.nn.Module, *, lr: float) -> torch.optim.Optimizer:
+    """nanoT5's own AdamW with steps scaled by the RMS of a weight."""
+    from input_pipeline import nano_t5_collator
+
+    return sys.modules[type(nano_t5_collator(clone, Words())).__module__].AdamWScale(
+        model.parameters(), lr=lr, weight_decay=0.0
+    )
+
+
+class Words:
+    """What a collator asks of T5's tokenizer."""
+
+    pad_token_id, eos_token_id = 0, 1
+
+    def __len__(self) -> int:
+        return 32100
+
+
+def shape_changes(text: str) -> dict[str, int]:
+    """Fields of the shape to change, as in num_layers=4,num_decoder_layers=4."""
+    items = (item.partition("=") for item in text.split(",") if item)
+    return {name: int(value) for name, _, value in items}
+
+
+def spread(values: Sequence[float]) -> list[float]:
+    """[least, median, most]."""
+    return [min(values), statistics.median(values), max(values)]
 
 
 def _additive_mask(stack: torch.nn.Module, mask: torch.Tensor, shape=None) -> torch.Tensor:
