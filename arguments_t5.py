@@ -25,6 +25,7 @@ from amounts import (
     split_batch,
 )
 from attention_t5 import IMPLEMENTATIONS
+from compiled_blocks_t5 import COMPILE
 from constants import DATASET_VALS, MODEL_SHAPES
 from errors import UserError, did_you_mean
 from flops_t5 import PEAK_FLOPS, peak_flops
@@ -559,6 +560,13 @@ class T5TrainingArguments(Seq2SeqTrainingArguments):
     restore_callback_states_from_checkpoint: bool = flag(
         True, "Go on with the patience of early stopping where it was."
     )
+    compile: str = flag(
+        "auto",
+        "Compile T5's blocks one by one for the shape of the first batch: blocks, none, or auto "
+        "(pre-training runs so long that it pays, without DeepSpeed or FSDP; "
+        "docs/performance.md).",
+        choices=[*COMPILE],
+    )
     z_loss: float = flag(
         1e-4,
         "Weight of log(Z)^2, which keeps the softmax's normaliser near 1; 0 for none. T5's value. "
@@ -777,6 +785,7 @@ class T5TrainingArguments(Seq2SeqTrainingArguments):
             "generation_num_beams": (None, "use --eval_with_beam_search"),
             "generation_max_length": (None, "use --target_seq_length"),
             "generation_config": (None, "use --eval_with_beam_search and its flags"),
+            "torch_compile": (False, "use --compile blocks, whose steps are faster"),
         }
         for name, (value, reason) in fixed.items():
             if getattr(self, name) != value:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -20,11 +21,11 @@ LEAST_GPU_STEPS = 1000
 CPU_FLOPS_PER_CORE = 1e11  # in bfloat16; measured 0.5e11 to 2e11
 
 
-def compile_blocks(model: nn.Module) -> None:
+def compile_blocks(model: nn.Module, *, backend: str | Callable = "inductor") -> None:
     """Makes each block compile itself at its first call."""
     for stack in (model.get_encoder(), model.get_decoder()):
         for block in stack.block:
-            block.compile(dynamic=False)
+            block.compile(dynamic=False, backend=backend)
 
 
 def as_they_are() -> contextlib.AbstractContextManager:

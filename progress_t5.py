@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 
 import torch
@@ -110,6 +112,17 @@ class Meter:
         return measures
 
 
+def peak_memory_gb(device: torch.device) -> float:
+    """Most memory of this process so far, GB: on the GPU what tensors took, else the resident set.
+
+    It never goes down, so that a step which nearly failed is seen in every later line.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
 class RunProgress(TrainerCallback):
     """One bar while training, one line per log entry, readable on a terminal and in a file."""
 
@@ -189,6 +202,7 @@ FORMATS = {
     "seconds_per_step": lambda seconds: f"{seconds:.3g} s/step",
     "waiting_percent": lambda percent: f"waiting {percent:.1f} %",
     "mfu_percent": lambda percent: f"MFU {percent:.1f} %",
+    "peak_memory_gb": lambda gigabytes: f"peak {gigabytes:.3g} GB",
 }
 HIDDEN_IN_LOG_LINES = (
     *("epoch", "_runtime", "_samples_per_second", "_steps_per_second", "total_flos"),

@@ -50,7 +50,7 @@ class Way:
 
     def __init__(self, model, optimizer, loss_of: Callable, *, run: Callable | None = None):
         self.model, self.optimizer, self.loss_of = model, optimizer, loss_of
-        self.run = run or model
+        self.run = model if run is None else run
 
     def step(self, batch: dict[str, torch.Tensor]) -> float:
         """One step; its loss, for which nanoT5 waits in each step and the others here too."""
