@@ -743,6 +743,14 @@ class TrainingFlags:
     restore_callback_states_from_checkpoint: bool = flag(
         True, "Go on with the patience of early stopping where it was.", group="checkpoints"
     )
+    compile: str = flag(
+        "auto",
+        "Compile T5's blocks one by one for the shape of the first batch: blocks, none, or auto "
+        "(pre-training runs so long that it pays, without DeepSpeed or FSDP; "
+        "docs/performance.md).",
+        choices=["auto", "none", "blocks"],
+        group="device and speed",
+    )
     z_loss: float = flag(
         1e-4,
         "Weight of log(Z)^2, which keeps the softmax's normaliser near 1; 0 for none. T5's value. "

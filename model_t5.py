@@ -28,6 +28,7 @@ from attention_t5 import registered_attention
 from constants import MODEL_SHAPES
 from errors import UserError, did_you_mean
 from hub import use_hub
+from layers_t5 import with_fast_layers
 from lora_t5 import adapter_base, merged_with_adapters
 from token_files_t5 import special_ids
 
@@ -437,4 +438,4 @@ def _finished(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Pre
     named = dict(model.named_parameters(remove_duplicate=False))
     tied = model._tied_weights_keys.items()
     model._keys_to_ignore_on_save = [copy for copy, of in tied if named[copy] is named[of]]
-    return model
+    return with_fast_layers(model)

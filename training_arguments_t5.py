@@ -252,6 +252,7 @@ class T5TrainingArguments(TrainingFlags, Seq2SeqTrainingArguments):
             "generation_num_beams": (None, "use --eval_with_beam_search"),
             "generation_max_length": (None, "use --target_seq_length"),
             "generation_config": (None, "use --eval_with_beam_search and its flags"),
+            "torch_compile": (False, "use --compile blocks, whose steps are faster"),
         }
         for name, (value, reason) in fixed.items():
             if getattr(self, name) != value:

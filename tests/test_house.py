@@ -29,7 +29,16 @@ ORDER = [
     *("optimizer_t5", "data_collator_t5", "corpora_t5", "metrics"),
     *("word_tokens", "token_files_t5", "windows_t5", "streams_t5", "training_windows_t5"),
     *("task_rows_t5", "mixtures_t5", "train_batches_t5"),
-    *("loss_t5", "attention_t5", "flops_t5", "plan_t5", "evaluation_tables_t5", "samples_t5"),
+    *(
+        "loss_t5",
+        "attention_t5",
+        "layers_t5",
+        "compiled_blocks_t5",
+        "flops_t5",
+        "plan_t5",
+        "evaluation_tables_t5",
+        "samples_t5",
+    ),
     *(
         "amounts",
         "zero_t5",
