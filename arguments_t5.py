@@ -147,6 +147,17 @@ class PreTrainingModelArguments(ModelArguments):
     dropout_rate: float = flag(
         0.0, "Dropout, a share. T5 v1.1 was pre-trained without.", group="model"
     )
+    initial_positions: str = flag(
+        "near",
+        "Position biases of a model from scratch. near: all heads but the first look at nearby "
+        "tokens from the start, which learns in a third of the steps (docs/optimizers.md); random: "
+        "the library's.",
+        choices=["near", "random"],
+        group="model",
+    )
+
+    def settings(self) -> dict[str, object]:
+        return super().settings() | {"initial_positions": self.initial_positions}
 
 
 @dataclass
@@ -345,7 +356,10 @@ class PreTrainingDataArguments(CorpusArguments, DataArguments):
         False, "Tokenise, print what was found, and stop before a model is loaded.", group="run"
     )
     preprocessing_num_workers: int | None = flag(
-        None, "Processes that tokenise. None: the threads of this one.", group="data"
+        None,
+        "Processes that tokenise; each takes some seconds to start. None: this one, which "
+        "remembers words, or its threads where a tokenizer does not allow that.",
+        group="data",
     )
     objective: str = flag(
         "span_corruption",
@@ -728,6 +742,14 @@ class TrainingFlags:
     )
     restore_callback_states_from_checkpoint: bool = flag(
         True, "Go on with the patience of early stopping where it was.", group="checkpoints"
+    )
+    compile: str = flag(
+        "auto",
+        "Compile T5's blocks one by one for the shape of the first batch: blocks, none, or auto "
+        "(pre-training runs so long that it pays, without DeepSpeed or FSDP; "
+        "docs/performance.md).",
+        choices=["auto", "none", "blocks"],
+        group="device and speed",
     )
     z_loss: float = flag(
         1e-4,

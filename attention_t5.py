@@ -141,8 +141,7 @@ class _LeanAttention(torch.autograd.Function):
         by_bias = None
         if ctx.needs_input_grad[3]:
             shape, dtype = ctx.bias_like
-            summed = [i for i, size in enumerate(shape) if size < by_scores.shape[i]]
-            by_bias = by_scores.sum(summed, keepdim=True, dtype=dtype)
+            by_bias = by_scores.sum_to_size(shape).to(dtype)  # summed in float32
         return by_query, by_key, by_value, by_bias, None, None
 
 

@@ -238,8 +238,8 @@ def _row(share: float, text: str, *, length: float) -> str:
 
 
 STYLE = """
-main.contain, main { min-width: min(820px, 100%); }
-.gradio-container { max-width: 880px !important; margin: 0 auto !important; }
+.gradio-container { width: 100% !important; max-width: 880px !important;
+  margin: 0 auto !important; }
 .ways { display: flex; flex-direction: column; gap: 14px; padding: 4px 2px; }
 .way { display: grid; grid-template-columns: 68px 1fr; gap: 14px; align-items: baseline; }
 .share { text-align: right; font-variant-numeric: tabular-nums; font-weight: 600; }

@@ -242,6 +242,7 @@ def dry_run(
                 },
                 "evaluate_all_checkpoints": False,
                 "patience": None,
+                **args.rehearsal_settings(),
             },
         )
     training = sum(num_rows.get("train", {}).values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ from attention_t5 import registered_attention
 from constants import MODEL_SHAPES
 from errors import UserError, did_you_mean
 from hub import use_hub
+from layers_t5 import with_fast_layers
 from lora_t5 import adapter_base, merged_with_adapters
 from token_files_t5 import special_ids
 
@@ -142,8 +144,12 @@ def start_model(
     use_cpu: bool,
     config_overrides: str | None = None,
     attn_implementation: str = "auto",
+    initial_positions: str = "random",
 ) -> PreTrainedModel:
-    """A model from random weights where a shape is given, else from a checkpoint."""
+    """A model from random weights where a shape is given, else from a checkpoint.
+
+    `initial_positions` is a name of `INITIAL_POSITIONS`; a checkpoint keeps its own.
+    """
     disable_progress_bar()  # the library's bars for each file would bury the run's own
     attn_implementation = registered_attention(attn_implementation, use_cpu=use_cpu)
     settings = {
@@ -154,7 +160,7 @@ def start_model(
     }
     if shape is None:
         return load_model(name_or_path=name_or_path, **settings)
-    return make_model(shape=shape, seed=seed, **settings)
+    return make_model(shape=shape, seed=seed, initial_positions=initial_positions, **settings)
 
 
 def load_model(
@@ -211,6 +217,7 @@ def make_model(
     seed: int,
     config_overrides: str | None = None,
     attn_implementation: str = "eager",
+    initial_positions: str = "random",
 ) -> PreTrainedModel:
     """A randomly initialised model of a named shape, or of the config in a folder or repository.
 
@@ -233,7 +240,67 @@ def make_model(
         model = _model_class(config)(config)
         if _has_own_head(config):
             torch.nn.init.normal_(model.lm_head.weight, std=config.d_model**-0.5)
+    INITIAL_POSITIONS[initial_positions](model)
     return _finished(model, tokenizer)
+
+
+STEEPEST = 2.0
+
+
+@torch.no_grad()
+def look_near(model: PreTrainedModel) -> None:
+    """Lowers the relative position biases by slope log(1 + distance), slopes 0 ... 2 over heads.
+
+    A head of slope s gives a token at distance d the weight (1 + d)^-s of one at distance 0, before
+    contents matter: the first head looks everywhere, the last one at its neighbours. With four:
+
+        distance        0     1     2     3     7
+        slope 0         1     1     1     1     1
+        slope 2/3       1  0.63  0.48  0.40  0.25
+        slope 4/3       1  0.40  0.23  0.16  0.06
+        slope 2         1  0.25  0.11  0.06  0.02
+
+    Biases are trained as ever after. Slopes that differ from head to head: Press et al. 2022
+    (ALiBi), arXiv 2108.12409; logarithm of the distance: Chi et al. 2022 (KERPLE), arXiv
+    2205.09921. Both keep them as the architecture; here they are where training begins.
+    """
+    for side in (model.encoder, model.decoder):
+        for module in side.modules():
+            biases = getattr(module, "relative_attention_bias", None)
+            if biases is not None:
+                distances = bucket_distances(
+                    biases.num_embeddings,
+                    max_distance=module.relative_attention_max_distance,
+                    both_ways=side is model.encoder,
+                )
+                slopes = torch.linspace(0, STEEPEST, biases.embedding_dim)
+                biases.weight -= torch.tensor(distances).log1p()[:, None] * slopes
+
+
+def bucket_distances(num_buckets: int, *, max_distance: int, both_ways: bool) -> list[float]:
+    """The least distance in tokens that falls into each of T5's buckets of relative positions.
+
+    Half of them are exact, the rest grow by a constant factor up to `max_distance`; the encoder has
+    a first half for tokens before and a second one for tokens behind. 8 buckets up to 16, one way:
+
+        bucket      0   1   2   3   4     5   6      7
+        distance    0   1   2   3   4   5.7   8   11.3
+    """
+    num = num_buckets // 2 if both_ways else num_buckets
+    exact = num // 2
+    growth = (max_distance / exact) ** (1 / (num - exact))
+    distances = [float(i) if i < exact else exact * growth ** (i - exact) for i in range(num)]
+    return distances * (2 if both_ways else 1)
+
+
+def _leave(model: PreTrainedModel) -> None:
+    """The library's: all biases drawn at random, with a standard deviation of d_model ** -0.5."""
+
+
+INITIAL_POSITIONS: dict[str, Callable[[PreTrainedModel], None]] = {
+    "near": look_near,
+    "random": _leave,
+}
 
 
 def shape_of(
@@ -371,4 +438,4 @@ def _finished(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Pre
     named = dict(model.named_parameters(remove_duplicate=False))
     tied = model._tied_weights_keys.items()
     model._keys_to_ignore_on_save = [copy for copy, of in tied if named[copy] is named[of]]
-    return model
+    return with_fast_layers(model)

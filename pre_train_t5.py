@@ -242,6 +242,7 @@ def dry_run(
                 "preprocess_only": False,
                 "max_validation_examples": held_out,
                 "num_samples": 0,
+                **args.rehearsal_settings(),
             },
         )
     training = samples["train"].num_windows(window_tokens)

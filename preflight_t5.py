@@ -283,17 +283,16 @@ def _check_lengths(
 # ---- the network --------------------------------------------------------------------------------
 
 
-def check_hub(found: Findings, *, models: Sequence[str], datasets: Sequence[str]) -> None:
+def check_hub(found: Findings, *, models: Sequence[str] = (), datasets: Sequence[str] = ()) -> None:
     """Refuses weights and data sets that would come from the Hub where it does not answer.
 
     A model or data set that an earlier run has left in the library's cache is there.
     """
     names = [*models, *datasets]
     if not names:
-        found.say("not needed")
         return
     if use_hub():
-        found.say(f"answers; for {', '.join(names)}")
+        found.say(f"{', '.join(names)} from the Hub")
         return
     missing = [name for name in models if not _is_cached_model(name)]
     missing += [name for name in datasets if not _is_cached_dataset(name)]
@@ -304,7 +303,7 @@ def check_hub(found: Findings, *, models: Sequence[str], datasets: Sequence[str]
             "(--model_name_or_path FOLDER, --train_file FILE, --data_dir DIR), or fetch them "
             "where there is a network: the cache is $HF_HOME."
         )
-    found.say(f"does not answer; {', '.join(names)} from the cache")
+    found.say(f"{', '.join(names)} from the cache of the Hub, which does not answer")
 
 
 def _is_cached_model(name: str) -> bool:
@@ -382,14 +381,14 @@ def check_machine(
 
     `num_tokens` is the size of the tokenizer, None where there is none.
     """
-    with checks("hub") as found:
-        loads = makes_model and not model["shape"] and not Path(model["name_or_path"]).is_dir()
-        models = [model["name_or_path"]] if loads else []
-        check_hub(found, models=models, datasets=sorted({*datasets}))
+    shape = None
+    with checks("data sets") as found:
+        check_hub(found, datasets=sorted({*datasets}))
     if not makes_model:
         return
-    shape = None
-    with checks("model"):
+    with checks("model") as found:
+        loads = not model["shape"] and not Path(model["name_or_path"]).is_dir()
+        check_hub(found, models=[model["name_or_path"]] if loads else [])
         shape = shape_of(**model, use_cpu=device.type == "cpu")
     with checks("tracker") as found:
         check_wandb_login(found, trackers, environment=os.environ, home=Path.home())
@@ -398,6 +397,7 @@ def check_machine(
             found.say(RemoteCheckpoints(remote_url).name)
     with checks("precision") as found:
         check_precision(found, bf16=bf16, fp16=fp16, device=device, computes_bf16=computes_bf16)
+    engine = plan_engine(deepspeed, is_fsdp=is_fsdp)
     if shape is None or not trains:
         return
     model_class, config = shape
@@ -416,7 +416,7 @@ def check_machine(
             bf16=bf16,
             optimizer=optimizer,
             gradient_checkpointing=gradient_checkpointing,
-            engine=plan_engine(deepspeed, is_fsdp=is_fsdp),
+            engine=engine,
             num_ranks=num_ranks,
             trains_adapters=trains_adapters,
             free_bytes=free,
@@ -497,7 +497,8 @@ def rough_model(
     biases = 4 * heads * (input_tokens**2 + target_tokens**2)
     gathered = 4 * width * (input_tokens + target_tokens)
     activations = 4 * (num_examples * (encoder + decoder + logits + gathered) + biases)
-    activations += 4 * 2 * config.vocab_size * width  # a gradient of the embedding beside the sum
+    # Gradients of the embedding by both stacks and their sum, and of the head.
+    activations += 4 * 4 * config.vocab_size * width
     activations += 2 * number if bf16 else 0  # the weights' copies under autocast
     return Model(
         num_parameters=number,

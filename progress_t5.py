@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 
 import torch
@@ -110,6 +112,17 @@ class Meter:
         if sums["z_loss"]:
             measures["z_loss"] = sums["z_loss"] / sums["steps"]
         return measures
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """Most memory of this process so far, GB: on the GPU what tensors took, else the resident set.
+
+    It never goes down, so that a step which nearly failed is seen in every later line.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 class RunProgress(TrainerCallback):
@@ -240,6 +253,7 @@ FORMATS = {
     "seconds_per_step": lambda seconds: f"{seconds:.3g} s/step",
     "waiting_percent": lambda percent: f"waiting {percent:.1f} %",
     "mfu_percent": lambda percent: f"MFU {percent:.1f} %",
+    "peak_memory_gb": lambda gigabytes: f"peak {gigabytes:.3g} GB",
 }
 IN_BAR = ("loss", "tokens_per_second", "mfu_percent", "waiting_percent")
 HIDDEN_IN_LOG_LINES = (

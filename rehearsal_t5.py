@@ -17,6 +17,7 @@ import resource
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,6 @@ OVERRIDES = {
     "show_examples": 0,
     "max_steps": NUM_STEPS,
     "logging_steps": 1,
-    "warmup_steps": 1,
     "eval_strategy": "no",  # once at the end, as every run does
     "load_best_model_at_end": False,
     "save_strategy": "steps",
@@ -211,7 +211,7 @@ def rehearse(
     changes: Mapping[str, object],
     device: torch.device,
 ) -> Measured:
-    """Runs `main` in small; what it prints is not shown, what it warns of is."""
+    """Runs `main` in small; what it prints is not shown, what it logs as a warning is."""
     clock = StepClock()
     words = list(sys.argv[1:] if argv is None else argv)
     settings = {**OVERRIDES, "output_dir": folder / "out", **changes}
@@ -220,7 +220,8 @@ def rehearse(
         torch.cuda.reset_peak_memory_stats(device)
     began = time.perf_counter()
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they are about the sample; logged ones stay
             metrics = main(words, callbacks=[clock])
     except torch.OutOfMemoryError as error:
         raise UserError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
 import os
 import random
@@ -154,7 +155,8 @@ def same_library_state() -> Iterator[None]:
     Under a launcher the processes stay together: they end with their runs.
     """
     was_launched = "WORLD_SIZE" in os.environ
-    had_group, had_state = _has_process_group(), _has_accelerate_state()
+    had_group = _has_process_group()
+    before = [dict(state) for state in _accelerate_states()]
     bars = sys.modules.get("transformers.utils.logging")
     had_bars = bars is None or bars.is_progress_bar_enabled()
     try:
@@ -163,9 +165,9 @@ def same_library_state() -> Iterator[None]:
         if not was_launched:
             if _has_process_group() and not had_group:
                 sys.modules["torch"].distributed.destroy_process_group()
-            if not had_state and (state := sys.modules.get("accelerate.state")):
-                state.AcceleratorState._reset_state(reset_partial_state=True)
-                state.GradientState._reset_state()
+            for state, content in itertools.zip_longest(_accelerate_states(), before):
+                state.clear()
+                state.update(content or {})
             if deepspeed := sys.modules.get("transformers.integrations.deepspeed"):
                 deepspeed.unset_hf_deepspeed_config()
         if had_bars and (bars := sys.modules.get("transformers.utils.logging")):
@@ -177,9 +179,11 @@ def _has_process_group() -> bool:
     return bool(torch and torch.distributed.is_available() and torch.distributed.is_initialized())
 
 
-def _has_accelerate_state() -> bool:
-    state = sys.modules.get("accelerate.state")
-    return bool(state and (state.PartialState._shared_state or state.is_initialized()))
+def _accelerate_states() -> list[dict]:
+    """What accelerate's singletons know; [] where it is not loaded."""
+    module = sys.modules.get("accelerate.state")
+    names = ("PartialState", "AcceleratorState", "GradientState") if module else ()
+    return [getattr(module, name)._shared_state for name in names]
 
 
 @contextlib.contextmanager

@@ -39,6 +39,7 @@ import installed_docs
 from corpora_t5 import CORPORA, Source, read_documents
 from errors import UserError
 from whole_files import write_text
+from word_tokens import WordEncoder, can_remember_words
 
 logger = logging.getLogger(__name__)
 
@@ -97,13 +98,12 @@ class Encoder:
         self._special[tokenizer.unk_token_id] = False
         self._lost = lost_by(tokenizer)
         self._num_searched = 0
+        self._words = (
+            WordEncoder(self._rows, dtype=self.dtype) if can_remember_words(tokenizer) else None
+        )
 
     def __call__(self, documents: Sequence[str]) -> Encoded:
-        rows = self._rows(documents)
-        lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-        ids = np.fromiter(
-            chain.from_iterable(rows), dtype=self.dtype, count=int(lengths.sum(dtype=np.int64))
-        )
+        ids, lengths = self._ids(documents)
         special = self._special[ids]
         ids[special] = self.tokenizer.unk_token_id
         is_unknown = ids == self.tokenizer.unk_token_id
@@ -120,6 +120,20 @@ class Encoder:
             counts[name] = sum(text.count(characters) for text in documents)
         characters = self._unknown_characters(documents, lengths, is_unknown)
         return Encoded(ids, lengths, counts, characters)
+
+    def _ids(self, documents: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """All ids end to end, [num_tokens], and the number of each document, [num_documents]."""
+        if self._words is not None:
+            parts = self._words(documents)
+            lengths = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
+            ids = np.frombuffer(bytearray().join(parts), dtype=self.dtype)
+            return ids, lengths // self.dtype.itemsize
+        rows = self._rows(documents)
+        lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+        ids = np.fromiter(
+            chain.from_iterable(rows), dtype=self.dtype, count=int(lengths.sum(dtype=np.int64))
+        )
+        return ids, lengths
 
     def _rows(self, documents: Sequence[str]) -> list[list[int]]:
         backend = getattr(self.tokenizer, "backend_tokenizer", None)

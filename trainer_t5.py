@@ -6,6 +6,7 @@ behind it are in the tests of the same name.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -29,14 +30,15 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from answers_t5 import Answer, Answering, answers_of, each_once, mean_scores, rank_words
 from checkpoints_t5 import whole_checkpoints
+from compiled_blocks_t5 import as_they_are, compile_blocks, pays
 from constants import IGNORE_ID
 from errors import UserError
-from flops_t5 import peak_flops
+from flops_t5 import peak_flops, training_flops
 from fsdp_t5 import share_one_embedding
 from lora_t5 import merged
 from loss_t5 import TokenScores, answering_with, summed_loss, token_scores, with_loss_head
 from optimizer_t5 import OPTIMIZERS, SCHEDULES, make_optimizer
-from progress_t5 import Meter, RunProgress
+from progress_t5 import Meter, RunProgress, peak_memory_gb
 from resumable_t5 import ResumableTrainer
 from whole_files import write_text
 
@@ -124,6 +126,8 @@ class T5Trainer(ResumableTrainer):
         self.loss_is_scaled_for_ga = True  # ... and do not divide by accumulation steps again
         if self.is_fsdp_enabled:
             share_one_embedding(self.model)
+        self._usual_shapes: list[torch.Size] | None = None
+        self._is_compiled = False
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         if self.is_world_process_zero():
@@ -156,6 +160,38 @@ class T5Trainer(ResumableTrainer):
             self.meter.add_z_loss(z_loss * scale)
         loss = loss * scale
         return (loss, outputs) if return_outputs else loss
+
+    # ---- compiled blocks ----
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """The library's; blocks are compiled for the first batch's shapes and for no others."""
+        shapes = [inputs[name].shape for name in ("input_ids", "labels")]
+        if self._usual_shapes is None:
+            self._usual_shapes = shapes
+            self._is_compiled = self._compiles()
+            if self._is_compiled:
+                compile_blocks(self.model)
+        with self._uncompiled(unless=shapes == self._usual_shapes):
+            return super().training_step(model, inputs, num_items_in_batch)
+
+    def _compiles(self) -> bool:
+        """What --compile says; auto: where it pays."""
+        if self.args.compile != "auto":
+            return self.args.compile == "blocks"
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled or self.args.stage != "pre_training":
+            return False
+        (num_examples, input_tokens), (_, target_tokens) = self._usual_shapes
+        step_flops = training_flops(
+            self.model.config,
+            num_examples=num_examples * self.args.gradient_accumulation_steps,
+            input_tokens=input_tokens,
+            target_tokens=target_tokens,
+        )
+        is_cuda = self.args.device.type == "cuda"
+        return pays(is_cuda=is_cuda, num_steps=self.state.max_steps, step_flops=step_flops)
+
+    def _uncompiled(self, *, unless: bool = False) -> contextlib.AbstractContextManager:
+        return as_they_are() if self._is_compiled and not unless else contextlib.nullcontext()
 
     # ---- what happened, for the log ----
 
@@ -193,6 +229,7 @@ class T5Trainer(ResumableTrainer):
             measured = self.meter.read(peak_flops=self._peak_flops())
             logs["loss"] -= measured.get("z_loss", 0.0)
             logs |= {"tokens_seen": self.state.num_input_tokens_seen, **measured}
+            logs["peak_memory_gb"] = peak_memory_gb(self.args.device)
         super().log(logs, start_time)
 
     def _peak_flops(self) -> float | None:
@@ -311,7 +348,9 @@ class T5Trainer(ResumableTrainer):
         model.eval()
         self._show_weights_to_keep()
         for batch in batches:
-            yield self._answer_batch(model, self._prepare_inputs(batch), answering)
+            with self._uncompiled():
+                answers = self._answer_batch(model, self._prepare_inputs(batch), answering)
+            yield answers
 
     def _evaluation_model(self):
         """The model as the library's own evaluation loop prepares it, before or after training."""
@@ -383,7 +422,8 @@ class T5Trainer(ResumableTrainer):
                 self.args, self.state, self.control, metrics
             )
         if self.sample is not None and eval_dataset is None:  # not of each of several sets
-            self.sample(self.model, self.answers)
+            with self._uncompiled():
+                self.sample(self.model, self.answers)
         self._evaluated = (self.state.global_step, metrics)
         return metrics
 

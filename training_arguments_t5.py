@@ -48,7 +48,14 @@ from optimizer_t5 import (
 )
 from run_files_t5 import without_secrets
 from whole_files import plain_name
-from zero_t5 import join_cpu_ranks, read_zero, require_possible, zero_stage
+from zero_t5 import (
+    extensions_folder,
+    join_cpu_ranks,
+    read_zero,
+    require_no_stale_build,
+    require_possible,
+    zero_stage,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +128,7 @@ class T5TrainingArguments(TrainingFlags, Seq2SeqTrainingArguments):
                     "zero_stage2_config.json."
                 )
         if isinstance(self.deepspeed, str):
+            require_no_stale_build(extensions_folder())
             require_possible(
                 self.deepspeed,
                 optimizer=optimizer,
@@ -244,6 +252,7 @@ class T5TrainingArguments(TrainingFlags, Seq2SeqTrainingArguments):
             "generation_num_beams": (None, "use --eval_with_beam_search"),
             "generation_max_length": (None, "use --target_seq_length"),
             "generation_config": (None, "use --eval_with_beam_search and its flags"),
+            "torch_compile": (False, "use --compile blocks, whose steps are faster"),
         }
         for name, (value, reason) in fixed.items():
             if getattr(self, name) != value:
@@ -327,6 +336,14 @@ class T5TrainingArguments(TrainingFlags, Seq2SeqTrainingArguments):
     def examples_per_step(self) -> int:
         """Examples of one optimizer step on all processes together."""
         return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+
+    def rehearsal_settings(self) -> dict[str, object]:
+        """What a run of two steps must have otherwise: a warm-up that ends before it does.
+
+        T5's rsqrt keeps its own, which bounds the learning rate.
+        """
+        is_absolute = float(self.warmup_steps) > 1 and self.lr_scheduler_type != "rsqrt"
+        return {"warmup_steps": 0.5} if is_absolute else {}
 
     def whole_run(self, *, num_train_examples: int | None) -> dict[str, object]:
         """What `rehearsal_t5.tell_cost` wants to know of a run that trains on so many examples.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 from errors import UserError
@@ -80,6 +82,29 @@ def require_possible(path: str, *, optimizer: str, is_own: bool, bf16: bool, fp1
             'an "optimizer" section of type AdamW, as zero_stage2_offload_config.json has, or '
             '"zero_force_ds_cpu_optimizer": false.'
         )
+
+
+def extensions_folder() -> Path:
+    """Where torch keeps what it compiled."""
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path(caches) / "torch_extensions")
+
+
+def require_no_stale_build(root: Path) -> None:
+    """Refuses the lock of a compilation that was killed: DeepSpeed waits for its end for ever.
+
+    `root` is torch's folder of compiled extensions. A lock counts as left behind after an hour.
+    """
+    for lock in sorted(root.glob("**/lock")):
+        build = lock.with_name("build.ninja")
+        if not build.exists() or "deepspeed" not in build.read_text(errors="replace"):
+            continue
+        hours = (time.time() - lock.stat().st_mtime) / 3600
+        if hours > 1:
+            raise UserError(
+                f"{lock} was left {hours:.0f} h ago by a compilation that did not end, and "
+                f"DeepSpeed would wait for it for ever. If none is running: rm -r {lock.parent}"
+            )
 
 
 def join_cpu_ranks() -> None:

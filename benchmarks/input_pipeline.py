@@ -9,6 +9,9 @@ and given as minimum, median and maximum:
     fetch       the same 128 windows looked up in a large store first
     tokenise    text -> tokens -> windows on disk
 
+A fourth, `--only workers`, tokenises with 0, 1 and 2 processes (--preprocessing_num_workers) and
+gives the processor seconds of all of them, to start and for each further MB: what a core costs.
+
 The peers' algorithm (`LoopCollator`) is that of the transformers flax example and of nanoT5, which
 took it over: a mask drawn example by example by shuffling a row of booleans, then sentinels by
 cumulative sums over the batch. It is written here anew from that description. With --nano_t5 the
@@ -264,6 +267,40 @@ def compare_tokenising(tokenizer, texts: list[str], *, folder: Path, rounds: int
     compare(name, ways, rounds=rounds, repeats=1, unit="s")
 
 
+def compare_workers(tokenizer, texts: list[str], *, folder: Path, rounds: int) -> None:
+    """Processor seconds of all processes, for the whole text and for each MB after the first half.
+
+    The first half pays for starting processes and for the words that are frequent.
+    """
+    batches = [texts[first : first + 1000] for first in range(0, len(texts), 1000)]
+    parts = (batches[: len(batches) // 2], batches)
+    megabytes = [sum(len(text.encode()) for b in part for text in b) / 1e6 for part in parts]
+    turn = iter(range(10**6))
+
+    def seconds(part: list[list[str]], workers: int) -> tuple[float, float]:
+        before, start = os.times(), time.perf_counter()
+        key = f"workers{next(turn)}"
+        tokenise(part, tokenizer=tokenizer, cache_dir=folder, key=key, num_workers=workers)
+        return sum(os.times()[:4]) - sum(before[:4]), time.perf_counter() - start
+
+    found: dict[int, list] = {workers: [] for workers in (0, 1, 2)}
+    for _ in range(rounds):
+        for workers, rows in found.items():
+            half, whole = (seconds(part, workers) for part in parts)
+            rows.append([*whole, (whole[0] - half[0]) / (megabytes[1] - megabytes[0])])
+    print(f"\ntokenise {megabytes[1]:.1f} MB by processes (n = {rounds})")
+    for workers, rows in found.items():
+        cpu, clock, each = (statistics.median(column) for column in zip(*rows, strict=True))
+        print(
+            f"  {workers} processes {cpu:7.2f} CPU s {clock:7.2f} s on the clock, "
+            f"{each:.3f} CPU s for each further MB"
+        )
+        row = {"compared": "workers", "workers": workers, "megabytes": round(megabytes[1], 1)}
+        row |= {"median_cpu_s": round(cpu, 2), "median_clock_s": round(clock, 2), "rounds": rounds}
+        row |= {"median_cpu_s_per_further_mb": round(each, 3), "load": round(os.getloadavg()[0], 1)}
+        append_row("input_pipeline", row)
+
+
 def some_texts(files: str | None, *, num_bytes: int) -> list[str]:
     """Paragraphs of files, else of the documentation that the installed packages bring along."""
     if files:
@@ -290,6 +327,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=2.0, help="text to tokenise")
     parser.add_argument("--nano_t5", type=Path, help="a clone of nanoT5 to measure itself")
     parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--only", choices=["corrupt", "tokenise", "workers"])
     flags = parser.parse_args()
     torch.set_num_threads(1)
     tokenizer = load_tokenizer(flags.tokenizer_name)
@@ -299,11 +337,17 @@ def main() -> None:
     }
     if flags.nano_t5:
         peers = {"nanoT5 itself": nano_t5_collator(flags.nano_t5, tokenizer), **peers}
+    asked = [flags.only] if flags.only else ["corrupt", "tokenise"]
     with tempfile.TemporaryDirectory() as name:
-        compare_corruption(tokenizer, peers, folder=Path(name), rounds=flags.rounds)
-    texts = some_texts(flags.text, num_bytes=int(flags.megabytes * 1e6))
-    with tempfile.TemporaryDirectory() as name:
-        compare_tokenising(tokenizer, texts, folder=Path(name), rounds=flags.rounds)
+        folder = Path(name)
+        if "corrupt" in asked:
+            compare_corruption(tokenizer, peers, folder=folder, rounds=flags.rounds)
+        if "tokenise" in asked or "workers" in asked:
+            texts = some_texts(flags.text, num_bytes=int(flags.megabytes * 1e6))
+        if "tokenise" in asked:
+            compare_tokenising(tokenizer, texts, folder=folder, rounds=flags.rounds)
+        if "workers" in asked:
+            compare_workers(tokenizer, texts, folder=folder, rounds=flags.rounds)
 
 
 if __name__ == "__main__":

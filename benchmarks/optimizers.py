@@ -4,9 +4,11 @@
         --train_file 'DIR/novels/*.txt,DIR/wikitext-2.validation.txt'
 
 Four parts: a sweep of learning rates (600 steps, one seed), the runs (2,000 steps, three seeds; of
-HALVED also 1,000), the time of a step with the recipes taking turns, and nanoT5's recipe with one
-thing changed. Runs go through `pre_train_t5.main`. A finished one is a line of
-results/optimizers.jsonl and is not made again; the tables are printed from there.
+HALVED also whole runs of 1,000), the time of a step with the recipes taking turns, and nanoT5's
+recipe with one thing changed. Runs go through `pre_train_t5.main`. A finished one is a line of
+results/optimizers.jsonl and is not made again; the tables and optimizers_cpu_202611.svg come from
+there. `--recipes default --seeds 2` makes some of them, so that several commands can share a
+machine.
 """
 
 from __future__ import annotations
@@ -39,17 +41,19 @@ from trainer_t5 import T5Trainer  # noqa: E402
 
 WORK = ROOT / "outputs" / "optimizers"
 RESULTS = ROOT / "benchmarks" / "results" / "optimizers.jsonl"
+RECORD = ROOT / "benchmarks" / "optimizers_cpu_202611.md"
 SHAPE = "d_model=128,d_kv=32,d_ff=256,num_layers=2,num_heads=4"
 COMMON = (
     *("--tokenizer_name", str(WORK / "tokenizer"), "--tokenized_dataset_dir", str(WORK / "tokens")),
     *("--input_seq_length", "64", "--per_device_train_batch_size", "16"),
     *("--max_validation_examples", "512", "--per_device_eval_batch_size", "128"),
-    *("--save_strategy", "no", "--eval_steps", "0.1", "--logging_steps", "0.1"),
+    *("--save_strategy", "no", "--eval_steps", "125", "--logging_steps", "0.1"),
     *("--use_cpu", "--resume_from_checkpoint", "none", "--z_loss", "0", "--num_samples", "0"),
 )
 SCRATCH = ("--config_name", "t5-v1_1-small", "--config_overrides", SHAPE)
+RANDOM = ("--initial_positions", "random")  # where a recipe says nothing else
 SWEEP_STEPS, STEPS = 600, 2000
-POINTS = (200, 600, 1000, 1400, 2000)  # of the curve, in the table
+POINTS = (250, 500, 750, 1000, 1500, 2000)  # of the curve, in the table
 SEEDS = (1, 2, 3)
 
 # The flags of each recipe; {anchor} is a checkpoint whose head has a standard deviation of 1.
@@ -60,22 +64,32 @@ NANOT5 = (
 COSINE = "--lr_scheduler_type cosine --warmup_steps 0.1"
 LINEAR = "--lr_scheduler_type linear --warmup_steps 0.1"
 CONSTANT = "--lr_scheduler_type constant --warmup_steps 0.1"
+# Muon as its author has it: whole matrices, and one rate for all that is not one.
+PLAIN = "--optim muon --optim_args per_head=False,head_scale=4,positions_scale=4"
 SWEPT = {
-    "muon": (f"--optim muon {COSINE}", (0.005, 0.01, 0.02)),
+    "muon": (f"{PLAIN} {COSINE}", (0.005, 0.01, 0.02)),
     "adamw_rms": (f"--optim adamw_rms {COSINE}", (0.02, 0.04, 0.08)),
     "t5_adafactor": (f"--optim t5_adafactor {COSINE}", (0.01, 0.02, 0.04, 0.08)),
     "schedule_free": (f"--optim schedule_free {CONSTANT}", (0.02, 0.04, 0.08)),
     "adamw_torch_fused": (f"--optim adamw_torch_fused {COSINE}", (0.0005, 0.001, 0.002)),
 }
 ANCHOR = "nanoT5"
-HALVED = "muon, linear"
+DEFAULT = "default"
 RECIPES = {
     ANCHOR: f"--model_name_or_path {{anchor}} {NANOT5}",
-    HALVED: f"--optim muon {LINEAR}",
+    DEFAULT: "",
+    "muon, linear": f"{PLAIN} {LINEAR}",
     **{name: words for name, (words, _) in SWEPT.items()},
 }
-SWEPT_AS = {HALVED: "muon"}  # whose learning rates were tried
-LEADING = (ANCHOR, HALVED, "muon", "adamw_rms")  # first, with all their seeds
+# Made in half the steps too, or only.
+HALVED = {
+    DEFAULT: RECIPES[DEFAULT],
+    "muon, linear": RECIPES["muon, linear"],
+    "default, positions_scale 4": "--optim_args positions_scale=4 --initial_positions near",
+}
+ALL = list(dict.fromkeys([*RECIPES, *HALVED]))
+SWEPT_AS = {"muon, linear": "muon"}  # whose learning rates were tried
+LEADING = (ANCHOR, DEFAULT, "muon, linear", "muon", "adamw_rms")  # first, with all their seeds
 PARTS_OF_THE_GAIN = {
     **{ANCHOR: RECIPES[ANCHOR], "nanoT5, head of std d_model^-0.5": NANOT5},
     "t5_adafactor, T5's rsqrt": "--optim t5_adafactor",
@@ -86,16 +100,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train_file", required=True)
     parser.add_argument("--only", choices=["runs", "speed", "parts", "report"])
+    parser.add_argument("--recipes", nargs="+", choices=ALL, default=ALL)
+    parser.add_argument("--seeds", nargs="+", type=int, choices=SEEDS, default=list(SEEDS))
     args = parser.parse_args()
     if args.only != "report":
         prepare(args.train_file)
     if args.only in (None, "runs"):
-        for names in (LEADING, [name for name in RECIPES if name not in LEADING]):
+        leading = [name for name in LEADING if name in args.recipes]
+        for names in (leading, [name for name in args.recipes if name not in LEADING]):
             sweep(names)
-            for seed in SEEDS:
+            for seed in args.seeds:
                 run_all(names, seed=seed)
     if args.only in (None, "speed"):
-        measure_speed()
+        measure_speed(args.recipes)
     if args.only in (None, "parts"):
         for name, words in PARTS_OF_THE_GAIN.items():
             pre_train("parts", name, words, rate=None, seed=1, steps=SWEEP_STEPS)
@@ -111,12 +128,13 @@ def sweep(names: Sequence[str]) -> None:
 
 
 def run_all(names: Sequence[str], *, seed: int) -> None:
-    """The runs of one seed; one recipe also in half the steps."""
+    """The runs of one seed; some recipes also in half the steps."""
     for name in names:
-        words, rate = RECIPES[name], best_rate(name)
-        if name == HALVED:
-            pre_train("half", name, words, rate=rate, seed=seed, steps=STEPS // 2)
-        pre_train("run", name, words, rate=rate, seed=seed, steps=STEPS)
+        rate = best_rate(name)
+        if name in HALVED:
+            pre_train("half", name, HALVED[name], rate=rate, seed=seed, steps=STEPS // 2)
+        if name in RECIPES:
+            pre_train("run", name, RECIPES[name], rate=rate, seed=seed, steps=STEPS)
 
 
 # ---- runs ---------------------------------------------------------------------------------------
@@ -148,7 +166,7 @@ def words_of(words: str, *, rate: float | None, seed: int, steps: int) -> list[s
     """The command line of one run."""
     line = [word.format(anchor=anchor(seed)) for word in words.split()]
     if "--model_name_or_path" not in line:
-        line += SCRATCH
+        line = [*SCRATCH, *(RANDOM if words else ()), *line]
     if rate is not None:
         line += ["--learning_rate", str(rate)]
     return [*line, *COMMON, "--seed", str(seed), "--max_steps", str(steps)]
@@ -161,7 +179,7 @@ def pre_train(
     key = {"part": part, "recipe": name, "rate": rate, "seed": seed, "steps": steps}
     if any(all(row.get(k) == v for k, v in key.items()) for row in rows()):
         return
-    folder = WORK / "run"
+    folder = WORK / f"{part}.{name}.{rate}.{seed}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     began = time.perf_counter()
@@ -194,13 +212,14 @@ def best_rate(name: str) -> float | None:
 # ---- time ---------------------------------------------------------------------------------------
 
 
-def measure_speed(*, rounds: int = 8, block: int = 4) -> None:
+def measure_speed(names: Sequence[str], *, rounds: int = 8, block: int = 4) -> None:
     """Milliseconds of processor time per step, the recipes taking turns; medians over rounds.
 
     With one thread this is the time of a step on a quiet machine, whatever else runs.
     """
-    steps = {name: stepper(name, words) for name, words in RECIPES.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in RECIPES}
+    timed = [ANCHOR, *(name for name in names if name in RECIPES and name != ANCHOR)]
+    steps = {name: stepper(name, RECIPES[name]) for name in timed}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(rounds + 1):
         for name, step in steps.items():
             began = time.process_time()
@@ -276,8 +295,9 @@ def print_report() -> None:
         mine = [row for row in mine if row["seed"] in goals]
         if not mine:
             continue
-        cells = [name, f"{mine[0]['rate'] or 0.02:g}", str(len(mine))]
-        cells += [spread([row["curve"][str(point)] for row in mine]) for point in POINTS]
+        rate = mine[0]["rate"]
+        cells = [name, "its own" if rate is None else f"{rate:g}", str(len(mine))]
+        cells += [spread([loss_at(row["curve"], point) for row in mine]) for point in POINTS]
         reached = [steps_to(row["curve"], goals[row["seed"]]) for row in mine]
         cells.append("not reached" if None in reached else spread(reached, digits=0))
         if name in speed:
@@ -285,9 +305,40 @@ def print_report() -> None:
             cells.append(f"{speed[name]['ms_per_step']} ({relative:.2f}x)")
             cells.append(spread([loss_at(row["curve"], STEPS / relative) for row in mine]))
         print("| " + " | ".join(cells) + " |")
-    half = [row["eval_loss"] for row in found if row["part"] == "half"]
-    if half:
-        print(f"\n{HALVED}, whole run of {STEPS // 2:,} steps: {spread(half)} (n={len(half)})")
+    for name in HALVED:
+        half = [r for r in found if (r["part"], r["recipe"]) == ("half", name)]
+        if half:
+            curve = ", ".join(
+                f"{point:,}: {spread([loss_at(row['curve'], point) for row in half])}"
+                for point in POINTS
+                if point <= STEPS // 2
+            )
+            print(f"\n{name}, whole runs of {STEPS // 2:,} steps (n={len(half)}): {curve}")
+    draw(runs, found)
+
+
+def draw(runs: dict[str, list[dict]], found: list[dict]) -> None:
+    """The mean curves over seeds, and those of the half runs, as a picture beside the record."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    lines = dict(runs)
+    for name in HALVED:
+        half = [r for r in found if (r["part"], r["recipe"]) == ("half", name)]
+        lines[f"{name}, whole run of {STEPS // 2:,}"] = half
+    for name, mine in lines.items():
+        if mine:
+            steps = [step for step, _ in points_of(mine[0]["curve"])]
+            means = [statistics.mean(loss_at(row["curve"], step) for row in mine) for step in steps]
+            style = {"color": "black", "linewidth": 2.5} if name == ANCHOR else {}
+            axes.plot(steps, means, label=name, **style)
+    axes.set(xlabel="optimizer steps", ylabel="held-out nats per target token", ylim=(3.5, 4.4))
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    figure.savefig(RECORD.with_suffix(".svg"), metadata={"Date": None})
 
 
 def spread(values: list[float], digits: int = 3) -> str:

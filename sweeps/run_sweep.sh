@@ -24,5 +24,8 @@ fi
 source "$SLURM_SUBMIT_DIR/runs/slurm/requeue.sh"
 case $1 in
   *.yaml) run_step srun python sweeps/run_local.py "$1" --count "${2:-20}" ;;
-  *) run_step srun wandb agent --forward-signals --count "${2:-20}" "$1" ;;
+  *)
+    bash "$SLURM_SUBMIT_DIR/sweeps/require_wandb.sh"
+    run_step srun wandb agent --forward-signals --count "${2:-20}" "$1"
+    ;;
 esac

@@ -25,7 +25,16 @@ def losses_of_ten_steps(folder: Path, *, tokenizer_dir: Path) -> list[float]:
             *("--output_dir", str(folder / "out"), "--input_seq_length", "48"),
             *("--per_device_train_batch_size", "4", "--max_steps", "10", "--logging_steps", "1"),
             *("--eval_strategy", "no", "--save_strategy", "no"),
-            *("--optim", "adamw_rms", "--learning_rate", "0.02", "--warmup_steps", "0.1"),
+            *(
+                "--initial_positions",
+                "random",
+                "--optim",
+                "adamw_rms",
+                "--learning_rate",
+                "0.02",
+                "--warmup_steps",
+                "0.1",
+            ),
             *("--lr_scheduler_type", "cosine"),
         ]
     )

@@ -13,9 +13,11 @@ from transformers import (
     UMT5Config,
     UMT5ForConditionalGeneration,
 )
+from transformers.models.t5.modeling_t5 import T5Attention
 
 from errors import UserError
 from model_t5 import (
+    bucket_distances,
     load_model,
     load_tokenizer,
     make_model,
@@ -27,8 +29,17 @@ from model_t5 import (
 TINY = "d_model=32,d_kv=8,d_ff=64,num_layers=2,num_heads=4"
 
 
-def make(tokenizer, *, shape="t5-v1_1-small", overrides=TINY, seed=0, dropout_rate=0.0):
+def make(
+    tokenizer,
+    *,
+    shape="t5-v1_1-small",
+    overrides=TINY,
+    seed=0,
+    dropout_rate=0.0,
+    positions="random",
+):
     return make_model(
+        initial_positions=positions,
         shape=shape,
         tokenizer=tokenizer,
         dropout_rate=dropout_rate,
@@ -51,6 +62,56 @@ def test_v1_1_has_a_head_of_its_own(tokenizer):
     assert model.lm_head.weight.std().item() == pytest.approx(32**-0.5, rel=0.05)
     # Logits of variance 1 add half a nat to the loss of a uniform guess.
     assert first_loss(model) == pytest.approx(math.log(model.config.vocab_size) + 0.5, abs=0.3)
+
+
+@pytest.mark.parametrize("both_ways", [True, False])
+def test_bucket_distances_are_the_librarys(both_ways):
+    """Each distance lies in a bucket whose least is not above it, and the next one's is."""
+    least = torch.tensor(bucket_distances(32, max_distance=128, both_ways=both_ways))
+    offsets = torch.arange(-200, 201 if both_ways else 1)
+    buckets = T5Attention._relative_position_bucket(
+        offsets, bidirectional=both_ways, num_buckets=32, max_distance=128
+    )
+    for offset, bucket in zip(offsets.tolist(), buckets.tolist(), strict=True):
+        assert least[bucket] <= abs(offset) + 1e-4
+        if (bucket + 1) % (16 if both_ways else 32):
+            assert least[bucket + 1] > abs(offset)
+
+
+@pytest.mark.parametrize("shape", ["t5-v1_1-small", "t5-small", "umt5"])
+def test_heads_start_out_looking_near_and_nothing_else_changes(shape, tokenizer, tmp_path):
+    """Token 12 of 16: the first head's weights are 1, the last one's (1 + distance)^-2.
+
+    Buckets are exact for 8 tokens in the encoder and 16 in the decoder, which sees none behind.
+    """
+    if shape == "umt5":  # has biases of its own in each layer
+        shape = str(tmp_path / "umt5")
+        UMT5Config(num_heads=4, d_model=32, d_kv=8, d_ff=64).save_pretrained(shape)
+    random, near = (make(tokenizer, shape=shape, positions=p) for p in ("random", "near"))
+    num_changed = 0
+    others = dict(near.named_parameters())
+    for name, weight in random.named_parameters():
+        if "relative_attention_bias" not in name:
+            assert torch.equal(weight, others[name])
+            continue
+        num_changed += 1
+        attention = near.get_submodule(name.removesuffix(".relative_attention_bias.weight"))
+        attention.relative_attention_bias.weight.data -= weight.data
+        bias = attention.compute_bias(16, 16).detach()[0]
+        distances = (torch.arange(16) - 12).abs()
+        seen = slice(5, None) if name.startswith("encoder") else slice(13)
+        for head, slope in enumerate([0, 2 / 3, 4 / 3, 2]):
+            expected = (1.0 + distances) ** -slope
+            torch.testing.assert_close(bias[head, 12].exp()[seen], expected[seen])
+    assert num_changed == (4 if "umt5" in shape else 2)
+
+
+def test_a_model_that_looks_near_is_a_plain_t5(tokenizer, tmp_path):
+    model = make(tokenizer, positions="near")
+    model.save_pretrained(tmp_path)
+    assert first_loss(
+        load_model(name_or_path=str(tmp_path), tokenizer=tokenizer, dropout_rate=0.0)
+    ) == first_loss(model)
 
 
 def test_t5_1_0_ties_its_head_and_scales(tokenizer):

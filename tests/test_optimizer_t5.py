@@ -132,7 +132,7 @@ def test_muon_is_torchs_where_the_step_has_moonlights_rms():
     shapes = [(6, 4), (4, 6), (6, 4), (5, 5)]
     ours, gradients = parameters_and_gradients(4, shapes, [1.0, 0.1, 1.0, 1.0])
     theirs = [nn.Parameter(p.detach().clone()) for p in ours]
-    groups = [{"params": ours, "matrices": True}]
+    groups = [{"params": ours, "role": "hidden"}]
     run(Muon(groups, lr=0.02, weight_decay=0.1, update_rms=0.2), ours, gradients)
     library = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     run(library, theirs, gradients)
@@ -145,7 +145,7 @@ def test_muon_is_torchs_where_the_step_has_moonlights_rms():
 def test_muons_step_has_the_size_of_the_matrix_and_no_preferred_direction():
     (p,), gradients = parameters_and_gradients(1, [(32, 16)], [0.03])
     before = p.detach().clone()
-    run(Muon([{"params": [p], "matrices": True}], lr=0.01), [p], gradients)
+    run(Muon([{"params": [p], "role": "hidden"}], lr=0.01), [p], gradients)
     moved = before - p.detach()
     assert size(moved * 1e3) == pytest.approx(0.01 * size(before) * 1e3, rel=0.2)
     u, _, v = torch.linalg.svd(gradients[0][0], full_matrices=False)
@@ -155,10 +155,29 @@ def test_muons_step_has_the_size_of_the_matrix_and_no_preferred_direction():
     assert singular.min() > 0.6 and singular.max() < 1.3
 
 
+@pytest.mark.parametrize("dim", [0, 1])
+def test_each_attention_head_is_made_orthogonal_by_itself(dim):
+    """A matrix of two heads moves as two matrices of one head, each relative to the whole's size.
+
+    A head whose gradient is 100 times another's moves as far.
+    """
+    heads = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
+    heads = heads if dim == 0 else heads.mT
+    whole = nn.Parameter(torch.cat(list(torch.ones_like(heads)), dim))
+    whole.grad = torch.cat([heads[0], 100 * heads[1]], dim)
+    groups = [{"params": [whole], "role": "hidden", "blocks": (dim, 2)}]
+    assert Muon([dict(groups[0])], per_head=False).param_groups[0]["blocks"] is None
+    Muon(groups, lr=0.01).step()
+    moved = (1 - whole.detach()).chunk(2, dim)
+    for head, gradient in zip(moved, heads, strict=True):
+        (alone,) = orthogonal([gradient])
+        torch.testing.assert_close(head, 0.01 * math.sqrt(6) * alone, rtol=0, atol=1e-3)
+
+
 def test_muon_leaves_the_rest_to_adamw_rms_at_its_own_rate():
     params, gradients = parameters_and_gradients(steps=3)
     alone = [nn.Parameter(p.detach().clone()) for p in params[1:]]
-    groups = [{"params": params[:1], "matrices": True}, {"params": params[1:]}]
+    groups = [{"params": params[:1], "role": "hidden"}, {"params": params[1:]}]
     optimizer = Muon(groups, lr=0.02, rest_scale=1.5)
     assert [group["lr"] for group in optimizer.param_groups] == [0.02, pytest.approx(0.03)]
     run(optimizer, params, gradients)
@@ -242,17 +261,48 @@ def optimizer_of(name: str, model: nn.Module, **own):
     return make_optimizer(name, model, **settings)
 
 
+def names_by_group(model: nn.Module, *, decayed) -> list[tuple]:
+    names = {id(p): name.removesuffix(".weight") for name, p in model.named_parameters()}
+    return [
+        (group["role"], group["blocks"], [names[id(p)].split(".")[-1] for p in group["params"]])
+        for group in parameter_groups(model, decayed=decayed)
+    ]
+
+
 def test_only_the_hidden_matrices_are_muons():
     model = TinyNet()
-    names = {id(p): name.removesuffix(".weight") for name, p in model.named_parameters()}
-    groups = parameter_groups(model, decayed=DECAYED)
-    found = [[names[id(p)] for p in group["params"]] for group in groups]
-    assert found == [["wi", "wo"], ["shared", "bias", "lm_head"], ["norm"]]
-    assert [group["matrices"] for group in groups] == [True, False, False]
+    assert names_by_group(model, decayed=DECAYED) == [
+        ("hidden", None, ["wi", "wo"]),
+        ("head", None, ["lm_head"]),
+        ("rest", None, ["shared", "bias"]),
+        ("rest", None, ["norm"]),
+    ]
     decay = [group["weight_decay"] for group in optimizer_of("muon", model).param_groups]
-    assert decay == [0.1, 0.1, 0.0]
+    assert decay == [0.1, 0.1, 0.1, 0.0]
     model.wi.weight.requires_grad = False
-    assert [len(g["params"]) for g in parameter_groups(model, decayed=())] == [5]
+    assert [names for _, _, names in names_by_group(model, decayed=())] == [
+        *(["wo"], ["lm_head"], ["shared", "bias", "norm"])
+    ]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_t5s_parameters_by_role(tied, tokenizer):
+    """Two layers a side, four heads; v1.1's output head is its own, T5 1.0's is the embedding."""
+    model = tiny_model(tokenizer)
+    if tied:
+        model.lm_head.weight = model.shared.weight
+    decayed = {name for name, _ in model.named_parameters() if "norm" not in name}
+    head = [] if tied else [("head", None, ["lm_head"])]
+    *found, (role, _, norms) = names_by_group(model, decayed=decayed)
+    assert found == [
+        ("hidden", None, ["wi_0", "wi_1", "wo"] * 4),
+        ("hidden", (0, 4), ["q", "k", "v"] * 6),
+        ("hidden", (1, 4), ["o"] * 6),
+        *head,
+        ("positions", None, ["relative_attention_bias"] * 2),
+        ("rest", None, ["shared"]),
+    ]
+    assert role == "rest" and len(norms) == 12 and all(name.endswith("norm") for name in norms)
 
 
 def train(model: nn.Module, optimizer, schedule, *, steps: range) -> None:
@@ -296,14 +346,14 @@ def test_a_checkpoint_costs_no_bit(name, show_average):
 
 
 def test_both_rates_of_muon_follow_the_schedule():
-    optimizer = optimizer_of("muon", TinyNet(), rest_scale=2.0)
+    optimizer = optimizer_of("muon", TinyNet(), rest_scale=2.0, head_scale=3.0)
     schedule = SCHEDULES["cosine_with_min_lr"](
         optimizer, num_warmup_steps=0, num_training_steps=10, min_lr=0.002
     )
     for _ in range(10):
         optimizer.step()
         schedule.step()
-    assert schedule.get_last_lr() == pytest.approx([0.002, 0.004, 0.004])
+    assert schedule.get_last_lr() == pytest.approx([0.002, 0.006, 0.004, 0.004])
 
 
 # ---- schedules ----------------------------------------------------------------------------------
@@ -409,18 +459,23 @@ def test_settings_go_from_the_command_line_to_optimizer_and_schedule(tmp_path, t
         (PreTrainingArguments,),
         [
             *("--output_dir", str(tmp_path), "--use_cpu", "--optim", "muon", "--do_eval=False"),
-            *("--optim_args", "momentum=0.5,rest_scale=3", "--learning_rate", "0.5"),
+            *("--optim_args", "momentum=0.5,rest_scale=3,head_scale=2,positions_scale=8"),
+            *("--learning_rate", "0.5"),
             *("--adam_beta2", "0.9", "--weight_decay", "0.1", "--warmup_steps", "2"),
             *("--lr_scheduler_type", "cosine_with_min_lr", "--lr_scheduler_kwargs", "min_lr=0.25"),
         ],
     )
     trainer = T5Trainer(model=tiny_model(tokenizer), args=args)
     trainer.create_optimizer_and_scheduler(10)
-    hidden, embeddings, norms = trainer.optimizer.param_groups
-    assert (hidden["momentum"], hidden["initial_lr"], embeddings["initial_lr"]) == (0.5, 0.5, 1.5)
-    assert [group["weight_decay"] for group in (hidden, embeddings, norms)] == [0.1, 0.1, 0.0]
-    assert embeddings["betas"] == (0.9, 0.9) and not norms["matrices"]
-    assert len(embeddings["params"]) == 2  # input and head; the position biases are biases
+    found = [
+        (group["role"], group["initial_lr"], group["weight_decay"])
+        for group in trainer.optimizer.param_groups
+    ]
+    assert found[:3] == [("hidden", 0.5, 0.1)] * 3
+    assert found[3:5] == [("head", 1.0, 0.1), ("positions", 4.0, 0.0)]
+    assert found[5:] == [("rest", 1.5, 0.1), ("rest", 1.5, 0.0)]
+    for group in trainer.optimizer.param_groups:
+        assert (group["momentum"], group["betas"]) == (0.5, (0.9, 0.9))
     rates = []
     for _ in range(11):
         rates.append(trainer.lr_scheduler.get_last_lr()[0])
@@ -516,7 +571,9 @@ def test_settings_are_read_as_what_they_say():
 def test_settings_reach_the_optimizer():
     optimizer = optimizer_of("muon", TinyNet(), momentum=0.5, update_rms=0.2)
     assert {group["momentum"] for group in optimizer.param_groups} == {0.5}
-    assert optimizer_settings("muon") == ["momentum", "update_rms", "rest_scale"]
+    own = ["momentum", "update_rms", "per_head"]
+    own += ["head_scale", "positions_scale", "rest_scale"]
+    assert optimizer_settings("muon") == own
     assert optimizer_settings("adamw_torch") == []
     assert schedule_settings("constant_with_warmup") == schedule_settings("rsqrt") == []
     assert "num_cycles" in schedule_settings("cosine_with_restarts")

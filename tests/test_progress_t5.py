@@ -2,13 +2,14 @@
 
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from transformers import T5Config
 
 import progress_t5
 from flops_t5 import training_flops
-from progress_t5 import Meter, RunProgress, duration
+from progress_t5 import Meter, RunProgress, duration, peak_memory_gb
 
 CONFIG = T5Config(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, vocab_size=128)
 
@@ -97,10 +98,23 @@ def test_a_log_line_can_be_read(capsys):
     logs = {"loss": 3.21567, "learning_rate": 2e-3, "epoch": 0.5, "tokens_seen": 1_234_567}
     logs |= {"tokens_per_second": 98_765.4, "seconds_per_step": 0.6638, "waiting_percent": 0.04}
     logs |= {"mfu_percent": 51.26, "eval_samples_per_second": 3.0, "z_loss": 0.01}
+    logs["peak_memory_gb"] = 12.345
     RunProgress(disable_bars=True).on_log(None, State, None, logs=logs)
     assert capsys.readouterr().out == (
         "step  1,200/65,536  loss 3.216  learning_rate 2.00e-03  1.23M tokens  98.8k tokens/s  "
-        "0.664 s/step  waiting 0.0 %  MFU 51.3 %\n"
+        "0.664 s/step  waiting 0.0 %  MFU 51.3 %  peak 12.3 GB\n"
+    )
+
+
+def test_peak_memory_is_that_of_the_resident_set_and_stays():
+    before = peak_memory_gb(torch.device("cpu"))
+    table = torch.ones(100_000_000, dtype=torch.float32)
+    during = peak_memory_gb(torch.device("cpu"))
+    del table
+    assert 0.1 < before < during < before + 0.45
+    assert peak_memory_gb(torch.device("cpu")) == pytest.approx(during, abs=0.01)
+    assert during == pytest.approx(
+        max(before, psutil.Process().memory_info().rss / 1e9 + 0.4), abs=0.2
     )
 
 

@@ -1,17 +1,26 @@
 """Proves what a recipe means: variables of the environment, included files and which one wins, one
-sentence for every mistake, and that run.yaml repeats a run whose recipe had all of these."""
+sentence for every mistake, and that run.yaml repeats a run whose recipe had all of these. And every
+shipped recipe parses, says what to expect, and goes through a dry run on a tiny model."""
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
+from conftest import make_sentences
 
-from arguments_t5 import PRE_TRAINING
+import fine_tune_t5
+import pre_train_t5
+from arguments_t5 import FINE_TUNING, PRE_TRAINING
 from errors import UserError
 from flags import parse_flags
 from recipes_t5 import literal, read_recipe
 from run_files_t5 import require_same_run, write_run_yaml
+from tasks import find_task
+from train_tokenizer_t5 import TokenizerArguments
 
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = sorted(ROOT.glob("recipes/*.yaml"))
 KNOWN = ["optim", "max_steps", "seed", "run_name", "bf16", "objective_mixture", "hub_token"]
 
 
@@ -153,3 +162,104 @@ def test_run_yaml_repeats_a_run_of_includes_and_variables(tmp_path, monkeypatch)
 def test_literal_is_what_a_recipe_reads_back(tmp_path):
     values = {"run_name": "${A} $${B} $x", "objective_mixture": [{"name": "${C}"}], "seed": 3}
     assert read(tmp_path, a=yaml.safe_dump(literal(values))) == values
+
+
+# ---- the shipped ones ---------------------------------------------------------------------------
+
+
+def kind_of(path: Path) -> str:
+    """pre_train, fine_tune, tokenizer, or task."""
+    kinds = ("pre_train", "fine_tune", "tokenizer")
+    return next((kind for kind in kinds if path.stem.endswith(kind)), "task")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_shipped_recipe_parses(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    classes = {
+        "pre_train": PRE_TRAINING,
+        "fine_tune": FINE_TUNING,
+        "tokenizer": (TokenizerArguments,),
+    }
+    if kind_of(path) == "task":
+        assert find_task(None, None, task_file=path).metric_names
+        return
+    words = ["--train_file", "some.txt"] if kind_of(path) == "pre_train" else []
+    parse_flags(classes[kind_of(path)], [str(path), *words])
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_shipped_recipe_says_what_to_expect(path):
+    head = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
+    text = " ".join(head)
+    assert "{" not in text.replace("{test,", "")
+    if kind_of(path) in ("pre_train", "fine_tune"):
+        assert all(f" {word} " in text for word in ("Time", "Memory", "Score")), path
+        assert f"recipes/{path.name}" in text
+
+
+def test_every_part_is_included_by_some_recipe():
+    texts = "".join(path.read_text() for path in ROOT.rglob("recipes/**/*.yaml"))
+    for part in ROOT.glob("recipes/parts/*.yaml"):
+        assert f"include: parts/{part.name}" in texts
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory, tokenizer_dir) -> dict[str, list[str]]:
+    """What makes any recipe small: {kind: flags}, with a text and rows of some tasks."""
+    folder = tmp_path_factory.mktemp("tiny")
+    sentences = make_sentences(240)
+    (folder / "text.txt").write_text("\n".join(sentences) + "\n")
+    pair = {"sentence1": "a cat", "sentence2": "the cat"}
+    rows = {
+        "mrpc": {**pair, "label": 1},
+        "stsb": {**pair, "label": 2.5},
+        "boolq": {"question": "a cat", "passage": "the dog", "label": 0},
+        "cb": {"premise": "a cat", "hypothesis": "the dog", "label": 2},
+        "squad": {"question": "a?", "context": "the cat", "answers": {"text": ["cat"]}},
+        "cnn_dailymail": {"article": "the cat sees a dog", "highlights": "a cat"},
+        "wmt16_en_ro": {"translation": {"en": "the cat", "ro": "a cat"}},
+        "word_order": {"sentence": "a cat", "label": 1},
+    }
+    for name, row in rows.items():
+        for split in ("train", "validation"):
+            (folder / f"{name}.{split}.jsonl").write_text((json.dumps(row) + "\n") * 12)
+    for name in ("train", "dev"):
+        (folder / f"{name}.tsv").write_text("text\tlabel\n" + "a cat\tsport\n" * 12)
+    words = ["--config_name", "t5-v1_1-small", "--use_cpu", "--bf16", "False", "--dry_run"]
+    words += ["--config_overrides", "d_model=32,d_kv=8,d_ff=64,num_layers=1,num_heads=4"]
+    words += ["--tokenizer_name", str(tokenizer_dir), "--per_device_train_batch_size", "2"]
+    words += ["--global_batch_size", "4", "--per_device_eval_batch_size", "4"]
+    return {
+        "pre_train": [
+            *words,
+            *("--train_file", str(folder / "text.txt"), "--dataset_paths", "None"),
+            *("--dataset_names", "None", "--input_seq_length", "64"),
+        ],
+        "fine_tune": [*words, "--input_seq_length", "64", "--target_seq_length", "16"],
+        "rows": [str(folder)],
+    }
+
+
+SOME_TASKS = {"glue": "mrpc,stsb", "super_glue": "boolq,cb"}
+RUNS = [path for path in RECIPES if kind_of(path) in ("pre_train", "fine_tune")]
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_a_shipped_recipe_goes_through_a_dry_run(path, tiny, tmp_path, monkeypatch, capsys):
+    (folder,) = tiny["rows"]
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("TRAIN", f"{folder}/train.tsv")
+    monkeypatch.setenv("VALIDATION", f"{folder}/dev.tsv")
+    words = [str(path), *tiny[kind_of(path)], "--output_dir", str(tmp_path / "out")]
+    if kind_of(path) == "pre_train":
+        costs = pre_train_t5.main(words)
+    else:
+        if path.stem != "own_tsv_fine_tune":
+            words += ["--data_dir", folder]
+        for name, tasks in SOME_TASKS.items():
+            words += ["--dataset_name", tasks] * path.stem.startswith(f"{name}_fine")
+        costs = fine_tune_t5.main(words)
+    assert costs["dry_run_training_seconds"] > 0
+    assert "\nrehearsal  2 steps, " in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []

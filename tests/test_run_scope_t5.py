@@ -118,12 +118,19 @@ def test_a_process_group_ends_with_a_run_that_nobody_launched(launched, monkeypa
 
 def test_precision_is_not_handed_on():
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
     @one_run
     def main(precision):
+        AcceleratorState._reset_state(reset_partial_state=True)  # as the Trainer's arguments do
         return Accelerator(mixed_precision=precision, cpu=True).mixed_precision
 
-    assert [main("bf16"), main("no")] == ["bf16", "no"]
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert main("bf16") == "bf16"
+    one_run(lambda: Accelerator(mixed_precision="no", cpu=True))()  # would refuse another's
+    mine = Accelerator(mixed_precision="no", cpu=True)
+    assert main("bf16") == "bf16" and mine.mixed_precision == "no"
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,9 @@ def test_exit_code_2_is_one_message_and_no_traceback(tmp_path):
     done = run("pre_train_t5.py", "--train_file", "none*.txt", cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("pre_train_t5.py: ")
+    message = done.stderr.strip().splitlines()[-4:]
+    assert message[0] == "pre_train_t5.py: 3 problems:"  # the tokenizer, the text and the model
+    assert [line[:5] for line in message[1:]] == ["  1. ", "  2. ", "  3. "]
 
 
 def test_without_network_the_defaults_say_what_to_do(tmp_path):

@@ -2,12 +2,20 @@
 said before anything is started; tests/cluster runs both stages for real."""
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
 
 from errors import UserError
-from zero_t5 import read_zero, require_possible, zero_stage
+from zero_t5 import (
+    extensions_folder,
+    read_zero,
+    require_no_stale_build,
+    require_possible,
+    zero_stage,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = sorted(ROOT.glob("zero_stage*_config.json"))
@@ -94,3 +102,28 @@ def test_a_file_that_is_none(tmp_path, content, sentence):
         path.write_text(content)
     with pytest.raises(UserError, match=sentence):
         read_zero(str(path))
+
+
+@pytest.mark.parametrize(
+    ("hours", "owner", "is_refused"),
+    [(2, "deepspeed", True), (0, "deepspeed", False), (2, "other", False)],
+)
+def test_the_lock_of_a_killed_compilation_is_said(tmp_path, hours, owner, is_refused):
+    folder = tmp_path / "py311_cpu" / "cpu_adam"
+    folder.mkdir(parents=True)
+    (folder / "build.ninja").write_text(f"build cpu_adam.o: compile /site-packages/{owner}/a.cpp")
+    (folder / "lock").touch()
+    then = time.time() - 3600 * hours
+    os.utime(folder / "lock", (then, then))
+    if not is_refused:
+        require_no_stale_build(tmp_path)
+        return
+    with pytest.raises(UserError, match=f"left 2 h ago.*rm -r {folder}"):
+        require_no_stale_build(tmp_path)
+
+
+def test_torch_compiles_where_the_locks_are_looked_for(monkeypatch):
+    from torch.utils.cpp_extension import get_default_build_root
+
+    monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
+    assert str(extensions_folder()) == get_default_build_root()

@@ -37,7 +37,14 @@ def words_of(tokenizer_dir: Path, *, text_file: Path, tokens: Path) -> list[str]
 
 def without_times(entries: list[dict]) -> list[dict]:
     """A log without what no two runs share."""
-    ends = ("runtime", "per_second", "seconds", "seconds_per_step", "waiting_percent")
+    ends = (
+        "runtime",
+        "per_second",
+        "seconds",
+        "seconds_per_step",
+        "waiting_percent",
+        "peak_memory_gb",
+    )
     return [{k: v for k, v in entry.items() if not k.endswith(ends)} for entry in entries]
 
 

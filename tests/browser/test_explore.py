@@ -121,7 +121,8 @@ def test_a_task_is_answered_with_a_share_for_each_word(browser, page):
     ways = wait_for(lambda: find(browser, "#task-labels .way"))
     words = {way.text.split()[-1] for way in ways}
     assert words == {"entailment", "neutral", "contradiction"}
-    shares = [float(way.text.split()[0]) for way in ways]
+    bars = [way.find_element("css selector", ".bar i").get_attribute("style") for way in ways]
+    shares = [float(re.search(r"width: ([\d.]+)%", bar)[1]) for bar in bars]
     assert sum(shares) == pytest.approx(100, abs=0.2) and shares == sorted(shares, reverse=True)
     read = [box.get_attribute("value") for box in browser.find_elements("css selector", "textarea")]
     assert "mnli hypothesis: a cat premise: a dog" in read

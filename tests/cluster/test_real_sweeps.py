@@ -3,6 +3,7 @@ metric, alone and as two agents under srun, and that run_local.py does so withou
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -25,19 +26,21 @@ def write_sweep(
     task_dir: Path,  # noqa: F811
     launcher: list[str],
     learning_rates: list[float],
+    base: str = "glue_cola_sweep.yaml",
 ) -> Path:
-    """Short fine-tunings, with the last words of the shipped files' command."""
-    sweep = yaml.safe_load((ROOT / "sweeps" / "glue_cola_sweep.yaml").read_text())
+    """Short fine-tunings, with the last words of a shipped file's command and its engine."""
+    sweep = yaml.safe_load((ROOT / "sweeps" / base).read_text())
+    engine = {k: sweep["parameters"][k] for k in ("deepspeed", "optim") if k in sweep["parameters"]}
     words = fine_tuning_words(folder / "trials", task_dir=task_dir, model=model)[3:]
     fixed = {name[2:]: value for name, value in zip(words[::2], words[1::2], strict=True)}
     fixed |= {"use_cpu": True, "bf16": False, "num_train_epochs": 1, "report_to": "wandb"}
-    fixed |= {"load_best_model_at_end": False}
     sweep |= {
         "method": "grid",
         "program": str(ROOT / "fine_tune_t5.py"),
         "metric": {"name": "eval/accuracy", "goal": "maximize"},
         "parameters": {
             **{name: {"value": value} for name, value in fixed.items()},
+            **engine,
             "learning_rate": {"values": learning_rates},
         },
         "command": [*launcher, *sweep["command"][-2:]],
@@ -71,6 +74,19 @@ def test_a_sweep_and_its_agent(tmp_path, words, slurm):  # noqa: F811
         environment = {**service.environment, "WANDB_DIR": str(tmp_path)}
         text = slurm("wandb", "agent", SWEEP_ID, seconds=150, **environment)
         assert "accelerate: 2 processes" in text
+        check_runs(service, tmp_path, number=1)
+
+
+def test_an_agent_runs_deepspeed(tmp_path, words, slurm):  # noqa: F811
+    base = "glue_cola_deepspeed_sweep.yaml"
+    launcher = yaml.safe_load((ROOT / "sweeps" / base).read_text())["command"][:-2]
+    launcher += ["--num_gpus", "2"]
+    path = write_sweep(tmp_path, **words, launcher=launcher, learning_rates=[0.001], base=base)
+    with StandIn() as service:
+        environment = {**service.environment, "WANDB_DIR": str(tmp_path), "DS_ACCELERATOR": "cpu"}
+        slurm("wandb", "sweep", path, **environment)
+        text = slurm("wandb", "agent", SWEEP_ID, seconds=280, **environment)
+        assert "deepspeed: 2 processes on 1 node" in text and "; DeepSpeed ZeRO-2\n" in text
         check_runs(service, tmp_path, number=1)
 
 
@@ -129,6 +145,17 @@ def test_workers_on_two_nodes_share_a_study(tmp_path, slurm):  # noqa: F811
 
 
 def test_an_unknown_sweep_ends_with_a_sentence(slurm: Slurm, tmp_path):  # noqa: F811
+    unknown = "some-entity/some-project/none"
+    log = tmp_path / "job.log"
     with StandIn() as service:
-        done = slurm.run("wandb", "agent", "some-entity/some-project/none", **service.environment)
-    assert done.returncode != 0 and "none" in done.stdout
+        environment = {**service.environment, "WANDB_DIR": str(tmp_path)}
+        done = slurm.run("wandb", "agent", unknown, **environment)
+        job = slurm.submit(
+            *("--nodes", 1, "--ntasks-per-node", 1, ROOT / "sweeps" / "run_sweep.sh", unknown),
+            log=log,
+            **environment,
+        )
+        text = slurm.wait(job, log=log, until="FAILED", seconds=60)
+    assert done.returncode != 0
+    for said in (done.stdout, text):
+        assert re.search(r"sweep.*none", said, re.IGNORECASE) and "Traceback" not in said

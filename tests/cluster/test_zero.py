@@ -122,6 +122,23 @@ def test_a_stage_trains_generates_saves_and_resumes(stage, tmp_path, pre_trained
     assert again["test_loss"] == results["test_loss"]
 
 
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_stage_trains_with_its_states_offloaded(stage, tmp_path, pre_trained, task_dir):  # noqa: F811
+    """DeepSpeed's own AdamW for the host, against the one of the configuration without offload."""
+    words = [*ZERO, "--max_steps", "3", "--load_best_model_at_end", "False"]
+    for name, kind in (("offloaded", "_offload"), ("kept", "")):
+        settings = fine_tuning_words(tmp_path / name, task_dir=task_dir, model=pre_trained[0])
+        deepspeed(*settings, *words, "--deepspeed", f"zero_stage{stage}{kind}_config.json")
+    norms = [gradient_norms(tmp_path / name, after=0) for name in ("offloaded", "kept")]
+    assert [step for step, _ in norms[0]] == [1, 2, 3]
+    assert [n for _, n in norms[0]] == pytest.approx([n for _, n in norms[1]], rel=1e-4)
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("offloaded", "kept")]
+    start = load_file(pre_trained[0] / "model.safetensors")
+    for name, weight in weights[1].items():
+        assert (weight - weights[0][name]).abs().max() < 1e-5, name
+    assert any((weight - start[name]).abs().max() > 1e-3 for name, weight in weights[1].items())
+
+
 def test_accelerate_with_the_shipped_zero_configuration(tmp_path, pre_trained, task_dir):  # noqa: F811
     text = launch(
         *("accelerate", "launch", "--config_file", "runs/accelerate/zero_stage2.yaml"),

@@ -1,0 +1,134 @@
+"""Batch size in the same memory: T5 at 512/114 in bfloat16, ours beside the stock Trainer's step.
+
+    python benchmarks/memory.py                        # counted, on a CPU: seconds for T5-base
+    python benchmarks/memory.py --shape t5-v1_1-large  # on a GPU: measured, step by step
+
+Without a GPU a step is run on tensors that have a shape and no contents, and the bytes alive at
+each moment are counted (plan_t5.py, held to the profiler by tests/test_plan_t5.py). With one, real
+steps are made and the allocator is asked. AdamW's two averages are added to both. Every batch of
+the stock step gives an amount of memory; the row says how many examples the others fit into it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+from collections.abc import Callable
+
+import torch
+from accelerate.utils import convert_outputs_to_fp32
+from record import append_row
+from references import our_model, shape_changes, stock_model
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from loss_t5 import answering_with, summed_loss
+from plan_t5 import ADAM_BYTES, LiveBytes
+
+INPUTS, TARGETS = 512, 114
+MOST_EXAMPLES = 4096
+
+
+def stock_loss(model, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The library's model makes all logits and their loss, accelerate a float32 copy of them."""
+    context = torch.autocast(inputs.device.type, torch.bfloat16)
+    return convert_outputs_to_fp32(context(model.forward))(input_ids=inputs, labels=labels).loss
+
+
+def our_loss(model, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The loss in chunks."""
+    answer = functools.partial(summed_loss, labels=labels, z_loss=1e-4)
+    with torch.autocast(inputs.device.type, torch.bfloat16), answering_with(model, answer):
+        return model(input_ids=inputs, decoder_input_ids=labels).logits[0]
+
+
+def make_way(name: str, *, shape: str, changes: dict, use_cpu: bool) -> tuple[object, Callable]:
+    """(model, loss) of a way."""
+    if name.startswith("stock"):
+        model, loss = stock_model(shape, **changes), stock_loss
+        model.set_attn_implementation("eager" if use_cpu else "sdpa")
+    else:
+        model, loss = our_model(shape, use_cpu=use_cpu, **changes), our_loss
+    if name.endswith("checkpointing"):
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    return model, loss
+
+
+def peak_bytes(model, loss: Callable, num_examples: int) -> int:
+    """Most that a step holds at once, parameters and AdamW's averages included."""
+    device = next(model.parameters()).device
+    number = sum(p.numel() for p in model.parameters())
+    inputs = torch.ones((num_examples, INPUTS), dtype=torch.long, device=device)
+    labels = torch.ones((num_examples, TARGETS), dtype=torch.long, device=device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        loss(model, inputs, labels).backward()
+        model.zero_grad()
+        return torch.cuda.max_memory_allocated() + ADAM_BYTES * number
+    with LiveBytes([*model.parameters(), *model.buffers()]) as live:
+        loss(model, inputs, labels).backward()
+    model.zero_grad()
+    return live.peak + (4 + ADAM_BYTES) * number
+
+
+def most_examples(peak: Callable[[int], int], *, budget: int) -> int:
+    """The largest batch whose peak is within the budget."""
+    low, high = 0, MOST_EXAMPLES
+    while low < high:
+        middle = (low + high + 1) // 2
+        if middle > 4 * max(low, 1):
+            middle = 4 * max(low, 1)
+        if fits(peak, middle, budget=budget):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def fits(peak: Callable[[int], int], num_examples: int, *, budget: int) -> bool:
+    try:
+        return peak(num_examples) <= budget
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return False
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", default="t5-v1_1-base")
+    parser.add_argument("--changes", default="", help="of the shape: num_layers=4,...")
+    parser.add_argument("--batches", default="4,16,64", help="of the stock step")
+    flags = parser.parse_args()
+    use_cpu = not torch.cuda.is_available()
+    names = ("stock", "stock, activation checkpointing", "ours", "ours, activation checkpointing")
+    budgets: dict[int, int] = {}
+    print(f"{flags.shape} {flags.changes} on {'shapes alone' if use_cpu else 'a GPU'}")
+    for name in names:
+        with FakeTensorMode() if use_cpu else contextlib.nullcontext():
+            settings = {"changes": shape_changes(flags.changes), "use_cpu": use_cpu}
+            model, loss = make_way(name, shape=flags.shape, **settings)
+            model = model if use_cpu else model.cuda()
+            peak = functools.partial(peak_bytes, model, loss)
+            for batch in map(int, flags.batches.split(",")):
+                budgets.setdefault(batch, peak(batch))
+                fitting = most_examples(peak, budget=budgets[batch])
+                row = {
+                    "way": name,
+                    "shape": flags.shape,
+                    "changes": flags.changes,
+                    "device": "counted" if use_cpu else torch.cuda.get_device_name(),
+                    "memory_gb": budgets[batch] / 1e9,
+                    "stock_examples": batch,
+                    "examples": fitting,
+                    "ratio": fitting / batch,
+                }
+                append_row("memory", row)
+                print(
+                    f"{name:<32} in {row['memory_gb']:>6.2f} GB {fitting:>5} examples  "
+                    f"{row['ratio']:.2f}x",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

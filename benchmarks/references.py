@@ -1,0 +1,130 @@
+"""The models that steps, loops and memory are measured with: ours, the library's, nanoT5's.
+
+All have the same weights. Of a clone of nanoT5 its own modules are loaded; packages that only its
+logging needs are replaced by empty ones.
+"""
+
+from __future__ import annotations
+
+import importlib
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from transformers import T5Config, T5ForConditionalGeneration
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from attention_t5 import registered_attention  # noqa: E402
+from constants import MODEL_SHAPES  # noqa: E402
+from layers_t5 import with_fast_layers  # noqa: E402
+from loss_t5 import with_loss_head  # noqa: E402
+
+VOCABULARY = 32128
+FOR_LOGGING_ONLY = ("omegaconf", "neptune", "hydra")
+
+
+def config_of(shape: str, *, attention: str = "eager", **changes) -> T5Config:
+    """A named shape without dropout."""
+    config = T5Config(**(MODEL_SHAPES[shape] | changes))
+    config.vocab_size = VOCABULARY
+    config.dropout_rate = 0.0
+    config.decoder_start_token_id = config.pad_token_id = 0
+    config.use_cache = False
+    config._attn_implementation = attention
+    return config
+
+
+class UntiedT5(T5ForConditionalGeneration):
+    """The library's model with a v1.1's own head, which it would tie."""
+
+    _tied_weights_keys = {
+        name: source
+        for name, source in T5ForConditionalGeneration._tied_weights_keys.items()
+        if name != "lm_head.weight"
+    }
+
+
+def stock_model(shape: str, *, seed: int = 0, **changes) -> T5ForConditionalGeneration:
+    """The library's model with its eager attention; the head starts as small as ours does."""
+    torch.manual_seed(seed)
+    model = UntiedT5(config_of(shape, **changes))
+    torch.nn.init.normal_(model.lm_head.weight, std=model.config.d_model**-0.5)
+    return model.train()
+
+
+def our_model(shape: str, *, use_cpu: bool, attention: str = "auto", **changes):
+    """The same weights with this project's attention and loss."""
+    model = stock_model(shape, **changes)
+    model.set_attn_implementation(registered_attention(attention, use_cpu=use_cpu))
+    return with_fast_layers(with_loss_head(model))
+
+
+def nano_t5_module(clone: Path, name: str) -> ModuleType:
+    """A module of nanoT5/utils, without the imports of its __init__."""
+    for package, folder in (("nanoT5", "nanoT5"), ("nanoT5.utils", "nanoT5/utils")):
+        if package not in sys.modules:
+            sys.modules[package] = ModuleType(package)
+            sys.modules[package].__path__ = [str(clone / folder)]
+    for package in FOR_LOGGING_ONLY:
+        if package not in sys.modules and importlib.util.find_spec(package) is None:
+            sys.modules[package] = ModuleType(package)
+            sys.modules[package].OmegaConf = sys.modules[package].open_dict = None
+    return importlib.import_module(f"nanoT5.utils.{name}")
+
+
+def nano_t5_model(clone: Path, shape: str, **changes) -> torch.nn.Module:
+    """nanoT5's own model with the same weights."""
+    config = config_of(shape, **changes)
+    config.tie_word_embeddings = False
+    module = nano_t5_module(clone, "t5_model")
+    # What its stacks inherited from the transformers of its time.
+    module.T5Stack.get_extended_attention_mask = _additive_mask
+    module.T5Stack.invert_attention_mask = _additive_mask
+    model = module.MyT5(config)
+    missing, unexpected = model.load_state_dict(
+        stock_model(shape, **changes).state_dict(), strict=False
+    )
+    assert not missing and not unexpected, (missing, unexpected)
+    return model.train()
+
+
+def nano_t5_optimizer(clone: Path, model: torch.nn.Module, *, lr: float) -> torch.optim.Optimizer:
+    """nanoT5's own AdamW with steps scaled by the RMS of a weight."""
+    from input_pipeline import nano_t5_collator
+
+    return sys.modules[type(nano_t5_collator(clone, Words())).__module__].AdamWScale(
+        model.parameters(), lr=lr, weight_decay=0.0
+    )
+
+
+class Words:
+    """What a collator asks of T5's tokenizer."""
+
+    pad_token_id, eos_token_id = 0, 1
+
+    def __len__(self) -> int:
+        return 32100
+
+
+def shape_changes(text: str) -> dict[str, int]:
+    """Fields of the shape to change, as in num_layers=4,num_decoder_layers=4."""
+    items = (item.partition("=") for item in text.split(",") if item)
+    return {name: int(value) for name, _, value in items}
+
+
+def spread(values: Sequence[float]) -> list[float]:
+    """[least, median, most]."""
+    return [min(values), statistics.median(values), max(values)]
+
+
+def _additive_mask(stack: torch.nn.Module, mask: torch.Tensor, shape=None) -> torch.Tensor:
+    """The padding of [batch, length], and in a decoder's own mask the future, as a large number."""
+    seen = mask[:, None, None, :].float()
+    if shape is not None and stack.is_decoder:
+        length = shape[1]
+        seen = seen * torch.ones((length, length), device=mask.device).tril()
+    return (1 - seen) * torch.finfo(torch.float32).min
