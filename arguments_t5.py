@@ -124,7 +124,7 @@ class ModelArguments:
         return None if self.initialize_from_scratch or is_folder else self.model_name_or_path
 
     def settings(self) -> dict[str, object]:
-        """What `model_t5.start_model` wants to know."""
+        """What `model_t5.start_model` and `shape_of` want to know."""
         return {
             "name_or_path": self.model_name_or_path,
             "shape": (self.config_name or self.model_name_or_path)
@@ -155,9 +155,6 @@ class PreTrainingModelArguments(ModelArguments):
         choices=["near", "random"],
         group="model",
     )
-
-    def settings(self) -> dict[str, object]:
-        return super().settings() | {"initial_positions": self.initial_positions}
 
 
 @dataclass

@@ -97,7 +97,11 @@ def main(
     if windows.held_out is None:
         args.eval_strategy, args.do_eval, args.load_best_model_at_end = "no", False, False
     model = start_model(
-        **model_args.settings(), tokenizer=tokenizer, seed=args.seed, use_cpu=args.use_cpu
+        **model_args.settings(),
+        tokenizer=tokenizer,
+        seed=args.seed,
+        use_cpu=args.use_cpu,
+        initial_positions=model_args.initial_positions,
     )
     trainer = T5Trainer(
         model=model,
