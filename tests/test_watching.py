@@ -71,7 +71,7 @@ def test_a_file_holds_lines_of_plain_text(tiny_words, tmp_path):
     assert "%|" not in done.stdout and "% |" not in done.stdout
     lines = done.stdout.splitlines()
     (first, second) = [line for line in lines if line.startswith("step ")]
-    assert re.search(r"step      3/6  loss \S+ .* tokens/s .* waiting \S+ %  \d+ s left$", first)
+    assert re.search(r"step      3/6  loss \S+ .* tokens/s .* waiting \S+ %  .*\d+ s left$", first)
     assert second.startswith("step      6/6") and "left" not in second
     tables = [number for number, line in enumerate(lines) if line.startswith("held out   step")]
     assert len(tables) == 2
