@@ -238,3 +238,16 @@ def test_output_and_gradients_equal_eager_s_on_a_gpu(attention, mask):
     for name, gradient in by_eager.items():
         far = (gradients[name] - gradient).norm() / gradient.norm()
         assert far < 1e-2, name
+
+
+@pytest.mark.parametrize("attention", TRAINED)
+def test_a_batch_of_one_example_has_eager_s_gradients(attention):
+    """Its bias has the shape of the scores, so that nothing is summed: once it was summed whole."""
+    batch = {name: ids[:1] for name, ids in make_batch("none").items()}
+    gradients = []
+    for way in ("eager", attention):
+        model = tiny_model(way)
+        model(**batch, use_cache=False).logits.square().sum().backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert (gradients[1][name] - gradient).norm() < 1e-4 * gradient.norm(), name
