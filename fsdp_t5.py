@@ -22,6 +22,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from transformers import PreTrainedModel
 
+from errors import UserError
+
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.pt"
 # Whole tensors, gathered one by one into the memory of rank 0's host.
@@ -36,6 +38,11 @@ def share_one_embedding(model: PreTrainedModel) -> None:
     The library's three modules of one weight would belong to several groups, which FSDP2 refuses;
     a module is gathered at each of its calls, whoever calls it.
     """
+    if hasattr(model, "peft_config"):
+        raise UserError(
+            "Adapters (LoRA) under FSDP: a checkpoint of them could not be loaded again. Their "
+            "optimizer states are small: start with runs/accelerate/many_gpus.yaml."
+        )
     model.set_input_embeddings(model.get_input_embeddings())
 
 

@@ -183,7 +183,9 @@ def test_the_lock_satisfies_every_dependency(python):
     for words in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
         wanted = Requirement(words)
         if wanted.marker is None or wanted.marker.evaluate(place):
-            assert wanted.specifier.contains(versions[wanted.name]), f"{words} for {python}"
+            version = versions.get(wanted.name)
+            assert version is not None, f"{words} is not in the lock for {python}: make lock"
+            assert wanted.specifier.contains(version), f"{words} for {python}: make lock"
 
 
 def test_conda_brings_python_and_the_lock():
