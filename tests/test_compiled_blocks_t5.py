@@ -18,9 +18,11 @@ class Counter:
     def __init__(self):
         torch._dynamo.reset()
         self.num_graphs = 0
+        self.batch_sizes: set[int] = set()
 
     def __call__(self, graph, inputs):
         self.num_graphs += 1
+        self.batch_sizes |= {len(tensor) for tensor in inputs if tensor.dim() == 3}
         return graph
 
 
@@ -68,7 +70,8 @@ def test_a_run_compiles_for_one_shape(tmp_path, tokenizer_dir, monkeypatch):
             *("--max_validation_examples", "3", "--save_strategy", "no", "--compile", "blocks"),
         ]
     )
-    assert counter.num_graphs == 4  # 6 examples: batches of 4, 2 and 4, an evaluation of 3
+    # 6 examples: batches of 4, 2 and 4, an evaluation of 3; one of the batches of 4 has a mask.
+    assert counter.batch_sizes == {4} and counter.num_graphs == 2 * 4
     assert metrics["eval_loss"] > 0
 
 
