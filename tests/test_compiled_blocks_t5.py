@@ -3,6 +3,7 @@ but training steps of the usual shape is compiled. The compiler itself is replac
 
 import functools
 
+import pytest
 import torch
 from conftest import make_sentences
 from test_attention_t5 import make_batch, tiny_model
@@ -52,6 +53,7 @@ def test_as_they_are_nothing_is_compiled():
     assert counter.num_graphs == 0
 
 
+@pytest.mark.slow
 def test_a_run_compiles_for_one_shape(tmp_path, tokenizer_dir, monkeypatch):
     counter = Counter()
     counted = functools.partial(compile_blocks, backend=counter)
