@@ -1,7 +1,9 @@
 """T5's blocks compiled one by one, for batches of one shape; weights, names and checkpoints stay.
 
-Blocks of one kind share their code, so twelve cost as much as two, and nothing but a training step
-of the usual shape is compiled: evaluation, generation and an odd last batch run as they are.
+Blocks of one kind share their code, so twelve cost as much as two: the first and the others of
+encoder and decoder, with and without a mask, make 8, which is as many as torch keeps of a function.
+So nothing but a training step of the usual shape is compiled: evaluation, generation and an odd
+last batch run as they are.
 """
 
 from __future__ import annotations

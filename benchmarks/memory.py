@@ -26,7 +26,6 @@ from loss_t5 import answering_with, summed_loss
 from plan_t5 import ADAM_BYTES, LiveBytes
 
 INPUTS, TARGETS = 512, 114
-MOST_EXAMPLES = 4096
 
 
 def stock_loss(model, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -71,33 +70,30 @@ def peak_bytes(model, loss: Callable, num_examples: int) -> int:
     return live.peak + (4 + ADAM_BYTES) * number
 
 
-def most_examples(peak: Callable[[int], int], *, budget: int) -> int:
-    """The largest batch whose peak is within the budget."""
-    low, high = 0, MOST_EXAMPLES
-    while low < high:
-        middle = (low + high + 1) // 2
-        if middle > 4 * max(low, 1):
-            middle = 4 * max(low, 1)
-        if fits(peak, middle, budget=budget):
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def fits(peak: Callable[[int], int], num_examples: int, *, budget: int) -> bool:
-    try:
-        return peak(num_examples) <= budget
-    except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        return False
+def most_examples(peak: Callable[[int], int], *, budget: int, begin: int) -> int:
+    """The largest batch whose peak is within the budget, found along straight lines."""
+    low, at_low = begin, peak(begin)
+    if at_low > budget:
+        return 0
+    high, at_high = 2 * begin, peak(2 * begin)
+    while abs(high - low) > 1:
+        guess = low + int((budget - at_low) * (high - low) / (at_high - at_low))
+        if guess == low or guess == high:
+            break
+        if at_high <= budget:
+            low, at_low = high, at_high
+        high, at_high = guess, peak(guess)
+    while at_high > budget:
+        high -= 1
+        at_high = peak(high)
+    return high
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", default="t5-v1_1-base")
     parser.add_argument("--changes", default="", help="of the shape: num_layers=4,...")
-    parser.add_argument("--batches", default="4,16,64", help="of the stock step")
+    parser.add_argument("--batches", default="8,64", help="of the stock step")
     flags = parser.parse_args()
     use_cpu = not torch.cuda.is_available()
     names = ("stock", "stock, activation checkpointing", "ours", "ours, activation checkpointing")
@@ -111,7 +107,9 @@ def main() -> None:
             peak = functools.partial(peak_bytes, model, loss)
             for batch in map(int, flags.batches.split(",")):
                 budgets.setdefault(batch, peak(batch))
-                fitting = most_examples(peak, budget=budgets[batch])
+                fitting = batch
+                if name != "stock":
+                    fitting = most_examples(peak, budget=budgets[batch], begin=batch)
                 row = {
                     "way": name,
                     "shape": flags.shape,

@@ -102,7 +102,10 @@ def run_ours(flags, *, folder: str, clock, model) -> list[float]:
         ],
     )
     objective = make_objective(
-        "span_corruption", input_length_tokens=512, settings={}, extras={"units": None}
+        "span_corruption",
+        input_length_tokens=512,
+        settings={"mlm_probability": 0.15, "mean_noise_span_length": 3.0},
+        extras={"units": None},
     )
     collate = PreTrainingCollator(
         objective=objective,

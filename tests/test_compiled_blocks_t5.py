@@ -3,6 +3,7 @@ but training steps of the usual shape is compiled. The compiler itself is replac
 
 import functools
 
+import pytest
 import torch
 from conftest import make_sentences
 from test_attention_t5 import make_batch, tiny_model
@@ -18,9 +19,11 @@ class Counter:
     def __init__(self):
         torch._dynamo.reset()
         self.num_graphs = 0
+        self.batch_sizes: set[int] = set()
 
     def __call__(self, graph, inputs):
         self.num_graphs += 1
+        self.batch_sizes |= {len(tensor) for tensor in inputs if tensor.dim() == 3}
         return graph
 
 
@@ -50,6 +53,7 @@ def test_as_they_are_nothing_is_compiled():
     assert counter.num_graphs == 0
 
 
+@pytest.mark.slow
 def test_a_run_compiles_for_one_shape(tmp_path, tokenizer_dir, monkeypatch):
     counter = Counter()
     counted = functools.partial(compile_blocks, backend=counter)
@@ -68,7 +72,8 @@ def test_a_run_compiles_for_one_shape(tmp_path, tokenizer_dir, monkeypatch):
             *("--max_validation_examples", "3", "--save_strategy", "no", "--compile", "blocks"),
         ]
     )
-    assert counter.num_graphs == 4  # 6 examples: batches of 4, 2 and 4, an evaluation of 3
+    # 6 examples: batches of 4, 2 and 4, an evaluation of 3; one of the batches of 4 has a mask.
+    assert counter.batch_sizes == {4} and counter.num_graphs == 2 * 4
     assert metrics["eval_loss"] > 0
 
 
