@@ -8,6 +8,7 @@ know these classes, everything else takes plain values.
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import os
 import sys
@@ -31,6 +32,7 @@ from mixtures_t5 import MIXINGS
 from objective_mixtures import MIXTURES, OBJECTIVE_NAMES, parse_components
 from optimizer_t5 import (
     CHOSEN_BY_PRESET,
+    FROM_SCRATCH,
     OPTIMIZERS,
     SCHEDULES,
     check_settings,
@@ -751,6 +753,19 @@ class T5TrainingArguments(Seq2SeqTrainingArguments):
             self.eval_steps = self.logging_steps
         if self.load_best_model_at_end and self.save_steps % self.eval_steps:
             self.save_steps = max(1, round(self.save_steps / self.eval_steps)) * self.eval_steps
+
+    def start_from_scratch(self) -> None:
+        """The optimizer's settings for random weights, where --optim_args says nothing else."""
+        chosen = {
+            name: value
+            for name, value in FROM_SCRATCH.get(self.optim, {}).items()
+            if name not in self.own_optimizer_settings
+        }
+        if chosen:
+            self.own_optimizer_settings |= chosen
+            self.optim_args = json.dumps(self.own_optimizer_settings)
+            shown = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
+            self.optimization += f"; {shown} (from scratch)"
 
     def _choose_optimization(self, optimizer: str) -> None:
         """The preset of the optimizer where no flag says otherwise; refuses what cannot work."""

@@ -194,8 +194,8 @@ class Muon(RmsScaledAdamW):
         momentum: float = 0.95,
         update_rms: float | None = None,
         per_head: bool = True,
-        head_scale: float = 8.0,
-        positions_scale: float = 16.0,
+        head_scale: float = 4.0,
+        positions_scale: float = 4.0,
         rest_scale: float = 4.0,
     ):
         super().__init__(params, lr, weight_decay, betas, eps)
@@ -604,6 +604,11 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "muon": Preset(DERIVED, 2.5e-3, "linear", "0.1"),
         "schedule_free": Preset(DERIVED, 1e-2, "constant", "0.1"),
     },
+}
+# --optim_args that suit random weights: biases that start near 0 have far to go, a checkpoint's are
+# where they belong.
+FROM_SCRATCH: dict[str, dict[str, object]] = {
+    "muon": {"head_scale": 8.0, "positions_scale": 16.0},
 }
 # What a schedule implies where it was asked for and the preset has another one. rsqrt's values are
 # absolute: its learning rate is the 1 of 1 / sqrt(step).

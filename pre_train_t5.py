@@ -57,6 +57,8 @@ FOR_SPANS_ALONE = ("mean_noise_span_length", "random_roll")  # PMI's units are d
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Runs one pre-training and returns its metrics."""
     flags = model_args, data_args, args = parse_flags(PRE_TRAINING, argv)
+    if model_args.initialize_from_scratch:
+        args.start_from_scratch()
     announce_launch(**args.launch())
     if args.plan:
         return show_plan(*flags)

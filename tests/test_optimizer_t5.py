@@ -14,7 +14,7 @@ from one_step import tiny_model
 from torch import nn
 
 import pre_train_t5
-from arguments_t5 import PreTrainingArguments
+from arguments_t5 import PreTrainingArguments, PreTrainingModelArguments
 from errors import UserError
 from flags import parse_flags
 from optimizer_t5 import (
@@ -430,6 +430,8 @@ def test_a_run_resumed_equals_one_never_stopped(name, tmp_path, tokenizer_dir):
     words = pre_training_words(tmp_path, tokenizer_dir=tokenizer_dir, optimizer=name)
     whole = pre_train_t5.main(words)
     weights = (tmp_path / "out" / "model.safetensors").read_bytes()
+    written = (tmp_path / "out" / "run.yaml").read_text()
+    assert ("positions_scale" in written) == (name == "muon")  # the rates of random weights
     words += ["--output_dir", str(tmp_path / "again")]
     again = pre_train_t5.main(
         [*words, "--resume_from_checkpoint", str(tmp_path / "out" / "checkpoint-2")]
@@ -482,6 +484,32 @@ def test_settings_go_from_the_command_line_to_optimizer_and_schedule(tmp_path, t
         trainer.optimizer.step()
         trainer.lr_scheduler.step()
     assert rates[:3] == [0.0, 0.25, 0.5] and rates[10] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--config_name", "t5-v1_1-small"], (8.0, 16.0)),
+        (["--config_name", "t5-v1_1-small", "--optim_args", "head_scale=1"], (1.0, 16.0)),
+        ([], (4.0, 4.0)),
+    ],
+)
+def test_random_weights_get_rates_that_a_checkpoint_does_not(words, expected, tmp_path, tokenizer):
+    """Told in the line of the optimizer; `run.yaml`, made of optim_args, would repeat it."""
+    flags = (PreTrainingModelArguments, PreTrainingArguments)
+    model_args, args = parse_flags(flags, ["--output_dir", str(tmp_path), "--use_cpu", *words])
+    if model_args.initialize_from_scratch:
+        args.start_from_scratch()
+    optimizer = make_optimizer(
+        "muon",
+        tiny_model(tokenizer),
+        decayed=(),
+        settings={"lr": 1.0},
+        own_settings=read_settings(args.optim_args, flag="--optim_args"),
+    )
+    rates = {group["role"]: group["lr"] for group in optimizer.param_groups}
+    assert (rates["head"], rates["positions"]) == expected
+    assert ("positions_scale 16 (from scratch)" in args.optimization) == (16.0 in expected)
 
 
 # ---- presets and settings -----------------------------------------------------------------------
