@@ -763,7 +763,7 @@ class T5TrainingArguments(Seq2SeqTrainingArguments):
         }
         if chosen:
             self.own_optimizer_settings |= chosen
-            self.optim_args = json.dumps(self.own_optimizer_settings)
+            self.optim_args = self.given["optim_args"] = json.dumps(self.own_optimizer_settings)
             shown = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
             self.optimization += f"; {shown} (from scratch)"
 
