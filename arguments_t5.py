@@ -124,16 +124,15 @@ class PreTrainingModelArguments(ModelArguments):
         "added, and the embedding grows to a multiple of 128 rows. None: those it has; T5 has 100.",
     )
     dropout_rate: float = flag(0.0, "Dropout. T5 v1.1 was pre-trained without.")
-    initial_positions: str = flag(
-        "near",
-        "Position biases of a model from scratch. near: all heads but the first look at nearby "
-        "tokens from the start, which learns in a third of the steps (docs/optimizers.md); random: "
-        "the library's.",
-        choices=["near", "random"],
+    initial_attention: str = flag(
+        "guided",
+        "Attention of a model from scratch. guided: heads begin by looking near, and sentinels by "
+        "looking for themselves in the encoder (docs/optimizers.md); random: the library's.",
+        choices=["guided", "random"],
     )
 
     def settings(self) -> dict[str, object]:
-        return super().settings() | {"initial_positions": self.initial_positions}
+        return super().settings() | {"initial_attention": self.initial_attention}
 
 
 @dataclass
