@@ -144,11 +144,11 @@ def start_model(
     use_cpu: bool,
     config_overrides: str | None = None,
     attn_implementation: str = "auto",
-    initial_positions: str = "random",
+    initial_attention: str = "random",
 ) -> PreTrainedModel:
     """A model from random weights where a shape is given, else from a checkpoint.
 
-    `initial_positions` is a name of `INITIAL_POSITIONS`; a checkpoint keeps its own.
+    `initial_attention` is a name of `INITIAL_ATTENTION`; a checkpoint keeps its own.
     """
     disable_progress_bar()  # the library's bars for each file would bury the run's own
     attn_implementation = registered_attention(attn_implementation, use_cpu=use_cpu)
@@ -160,7 +160,7 @@ def start_model(
     }
     if shape is None:
         return load_model(name_or_path=name_or_path, **settings)
-    return make_model(shape=shape, seed=seed, initial_positions=initial_positions, **settings)
+    return make_model(shape=shape, seed=seed, initial_attention=initial_attention, **settings)
 
 
 def load_model(
@@ -217,7 +217,7 @@ def make_model(
     seed: int,
     config_overrides: str | None = None,
     attn_implementation: str = "eager",
-    initial_positions: str = "random",
+    initial_attention: str = "random",
 ) -> PreTrainedModel:
     """A randomly initialised model of a named shape, or of the config in a folder or repository.
 
@@ -240,7 +240,7 @@ def make_model(
         model = _model_class(config)(config)
         if _has_own_head(config):
             torch.nn.init.normal_(model.lm_head.weight, std=config.d_model**-0.5)
-    INITIAL_POSITIONS[initial_positions](model)
+    INITIAL_ATTENTION[initial_attention](model)
     return _finished(model, tokenizer)
 
 
@@ -293,12 +293,32 @@ def bucket_distances(num_buckets: int, *, max_distance: int, both_ways: bool) ->
     return distances * (2 if both_ways else 1)
 
 
+@torch.no_grad()
+def look_for_the_same(model: PreTrainedModel) -> None:
+    """Makes queries and keys of cross attention equal, so that a sentinel finds itself.
+
+    Its query and key are then one vector of d_kv entries: a score of about d_kv ** 0.5 with itself,
+    as ever about 1 with others. Both projections are the key's, scaled so that scores keep their
+    variance (the library's query has d_kv ** -0.5 of the key's deviation). They are trained apart.
+    Source: Trockman and Kolter 2023, arXiv 2305.09828, who begin with queries and keys alike.
+    """
+    for name, module in model.decoder.named_modules():
+        if name.endswith("EncDecAttention"):
+            module.k.weight *= module.key_value_proj_dim**-0.25
+            module.q.weight.copy_(module.k.weight)
+
+
+def _guide(model: PreTrainedModel) -> None:
+    look_near(model)
+    look_for_the_same(model)
+
+
 def _leave(model: PreTrainedModel) -> None:
-    """The library's: all biases drawn at random, with a standard deviation of d_model ** -0.5."""
+    """The library's: all projections and biases drawn at random."""
 
 
-INITIAL_POSITIONS: dict[str, Callable[[PreTrainedModel], None]] = {
-    "near": look_near,
+INITIAL_ATTENTION: dict[str, Callable[[PreTrainedModel], None]] = {
+    "guided": _guide,
     "random": _leave,
 }
 

@@ -163,7 +163,7 @@ def _sizes(params: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 class Muon(RmsScaledAdamW):
-    """Muon for the hidden matrices, RmsScaledAdamW for embeddings, head, position biases and norms.
+    """Muon for the hidden matrices, RmsScaledAdamW for embeddings, head and norms.
 
     A step turns every singular value of a block's Nesterov momentum into one of about 1. A block is
     a matrix, or with `per_head` what one attention head has of it. For a block of A x B of a matrix
@@ -175,9 +175,8 @@ class Muon(RmsScaledAdamW):
 
     The root gives the step the RMS `lr * size`, whatever the shape; size is max(1e-3, RMS(p)), so
     that learning rates mean what they mean in RmsScaledAdamW, or the constant `update_rms`
-    (Moonlight's is 0.2). The output head's learning rate is `head_scale` times the given one, the
-    relative position biases' `positions_scale` times, and all others' `rest_scale` times. Blocks of
-    one shape are orthogonalised together.
+    (Moonlight's is 0.2). The output head's learning rate is `head_scale` times the given one, that
+    of all other groups `rest_scale` times. Blocks of one shape are orthogonalised together.
 
     Source: Jordan, kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv 2502.16982 (RMS). The
     scales and the blocks: benchmarks/optimizers_cpu_202611.md.
@@ -194,13 +193,11 @@ class Muon(RmsScaledAdamW):
         momentum: float = 0.95,
         update_rms: float | None = None,
         per_head: bool = True,
-        head_scale: float = 8.0,
-        positions_scale: float = 16.0,
+        head_scale: float = 4.0,
         rest_scale: float = 4.0,
     ):
         super().__init__(params, lr, weight_decay, betas, eps)
-        scales = {"hidden": 1.0, "head": head_scale}
-        scales |= {"positions": positions_scale, "rest": rest_scale}
+        scales = {"hidden": 1.0, "head": head_scale, "rest": rest_scale}
         for group in self.param_groups:
             group.setdefault("role", "rest")
             group["blocks"] = group.get("blocks") if per_head else None
@@ -389,9 +386,7 @@ def make_optimizer(
     return OPTIMIZERS[name](groups, **common, **own_settings)
 
 
-ROLES = ("hidden", "head", "positions", "rest")
-# The role of parameters whose name ends so; the other weights of linear layers are `hidden`.
-NAMED_ROLES = {"lm_head.weight": "head", "relative_attention_bias.weight": "positions"}
+ROLES = ("hidden", "head", "rest")
 
 
 def parameter_groups(model: nn.Module, *, decayed: Collection[str]) -> list[dict]:
@@ -408,9 +403,7 @@ def parameter_groups(model: nn.Module, *, decayed: Collection[str]) -> list[dict
     for name, p in model.named_parameters():
         if not p.requires_grad:
             continue
-        role = NAMED_ROLES.get(
-            ".".join(name.split(".")[-2:]), "hidden" if name in linear else "rest"
-        )
+        role = "head" if name.endswith("lm_head.weight") else "hidden" if name in linear else "rest"
         group = {"params": [], "role": role, "blocks": blocks.get(name)}
         if name not in decayed:
             group["weight_decay"] = 0.0
@@ -605,6 +598,8 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "schedule_free": Preset(DERIVED, 1e-2, "constant", "0.1"),
     },
 }
+# --optim_args that suit random weights; a checkpoint's head is where it belongs.
+FROM_SCRATCH: dict[str, dict[str, object]] = {"muon": {"head_scale": 8.0}}
 # What a schedule implies where it was asked for and the preset has another one. rsqrt's values are
 # absolute: its learning rate is the 1 of 1 / sqrt(step).
 SCHEDULE_PRESETS: dict[str, dict[str, float | str]] = {

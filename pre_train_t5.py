@@ -74,6 +74,8 @@ def main(
 ) -> dict[str, float]:
     """Runs one pre-training and returns its metrics; `callbacks` hear of it as the Trainer's."""
     flags = model_args, data_args, args = parse_flags(PRE_TRAINING, argv, about=__doc__)
+    if model_args.initialize_from_scratch:
+        args.start_from_scratch()
     announce_launch(**args.launch())
     if args.plan:
         return show_plan(*flags)
@@ -101,7 +103,7 @@ def main(
         tokenizer=tokenizer,
         seed=args.seed,
         use_cpu=args.use_cpu,
-        initial_positions=model_args.initial_positions,
+        initial_attention=model_args.initial_attention,
     )
     trainer = T5Trainer(
         model=model,

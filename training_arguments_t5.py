@@ -7,6 +7,7 @@ module joins its classes with the Trainer's when the flags are parsed.
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import math
 import os
@@ -38,6 +39,7 @@ from errors import UserError, did_you_mean
 from flops_t5 import PEAK_FLOPS, peak_flops
 from optimizer_t5 import (
     CHOSEN_BY_PRESET,
+    FROM_SCRATCH,
     OPTIMIZERS,
     SCHEDULES,
     check_settings,
@@ -217,6 +219,19 @@ class T5TrainingArguments(TrainingFlags, Seq2SeqTrainingArguments):
             self.eval_steps = self.logging_steps
         if self.load_best_model_at_end and self.save_steps % self.eval_steps:
             self.save_steps = max(1, round(self.save_steps / self.eval_steps)) * self.eval_steps
+
+    def start_from_scratch(self) -> None:
+        """The optimizer's settings for random weights, where --optim_args says nothing else."""
+        chosen = {
+            name: value
+            for name, value in FROM_SCRATCH.get(self.optim, {}).items()
+            if name not in self.own_optimizer_settings
+        }
+        if chosen:
+            self.own_optimizer_settings |= chosen
+            self.optim_args = self.given["optim_args"] = json.dumps(self.own_optimizer_settings)
+            shown = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
+            self.optimization += f"; {shown} (from scratch)"
 
     def _choose_optimization(self, optimizer: str) -> None:
         """The preset of the optimizer where no flag says otherwise; refuses what cannot work."""

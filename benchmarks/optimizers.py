@@ -51,7 +51,7 @@ COMMON = (
     *("--use_cpu", "--resume_from_checkpoint", "none", "--z_loss", "0", "--num_samples", "0"),
 )
 SCRATCH = ("--config_name", "t5-v1_1-small", "--config_overrides", SHAPE)
-RANDOM = ("--initial_positions", "random")  # where a recipe says nothing else
+RANDOM = ("--initial_attention", "random")  # where a recipe says nothing else
 SWEEP_STEPS, STEPS = 600, 2000
 POINTS = (250, 500, 750, 1000, 1500, 2000)  # of the curve, in the table
 SEEDS = (1, 2, 3)
@@ -65,7 +65,7 @@ COSINE = "--lr_scheduler_type cosine --warmup_steps 0.1"
 LINEAR = "--lr_scheduler_type linear --warmup_steps 0.1"
 CONSTANT = "--lr_scheduler_type constant --warmup_steps 0.1"
 # Muon as its author has it: whole matrices, and one rate for all that is not one.
-PLAIN = "--optim muon --optim_args per_head=False,head_scale=4,positions_scale=4"
+PLAIN = "--optim muon --optim_args per_head=False,head_scale=4"
 SWEPT = {
     "muon": (f"{PLAIN} {COSINE}", (0.005, 0.01, 0.02)),
     "adamw_rms": (f"--optim adamw_rms {COSINE}", (0.02, 0.04, 0.08)),
@@ -85,7 +85,6 @@ RECIPES = {
 HALVED = {
     DEFAULT: RECIPES[DEFAULT],
     "muon, linear": RECIPES["muon, linear"],
-    "default, positions_scale 4": "--optim_args positions_scale=4 --initial_positions near",
 }
 ALL = list(dict.fromkeys([*RECIPES, *HALVED]))
 SWEPT_AS = {"muon, linear": "muon"}  # whose learning rates were tried

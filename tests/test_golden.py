@@ -26,7 +26,7 @@ def losses_of_ten_steps(folder: Path, *, tokenizer_dir: Path) -> list[float]:
             *("--per_device_train_batch_size", "4", "--max_steps", "10", "--logging_steps", "1"),
             *("--eval_strategy", "no", "--save_strategy", "no"),
             *(
-                "--initial_positions",
+                "--initial_attention",
                 "random",
                 "--optim",
                 "adamw_rms",

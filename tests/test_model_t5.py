@@ -36,10 +36,10 @@ def make(
     overrides=TINY,
     seed=0,
     dropout_rate=0.0,
-    positions="random",
+    attention="random",
 ):
     return make_model(
-        initial_positions=positions,
+        initial_attention=attention,
         shape=shape,
         tokenizer=tokenizer,
         dropout_rate=dropout_rate,
@@ -87,10 +87,12 @@ def test_heads_start_out_looking_near_and_nothing_else_changes(shape, tokenizer,
     if shape == "umt5":  # has biases of its own in each layer
         shape = str(tmp_path / "umt5")
         UMT5Config(num_heads=4, d_model=32, d_kv=8, d_ff=64).save_pretrained(shape)
-    random, near = (make(tokenizer, shape=shape, positions=p) for p in ("random", "near"))
+    random, near = (make(tokenizer, shape=shape, attention=a) for a in ("random", "guided"))
     num_changed = 0
     others = dict(near.named_parameters())
     for name, weight in random.named_parameters():
+        if "EncDecAttention.q" in name or "EncDecAttention.k" in name:
+            continue
         if "relative_attention_bias" not in name:
             assert torch.equal(weight, others[name])
             continue
@@ -106,8 +108,28 @@ def test_heads_start_out_looking_near_and_nothing_else_changes(shape, tokenizer,
     assert num_changed == (4 if "umt5" in shape else 2)
 
 
-def test_a_model_that_looks_near_is_a_plain_t5(tokenizer, tmp_path):
-    model = make(tokenizer, positions="near")
+def test_cross_attention_starts_out_finding_the_same_token(tokenizer):
+    """Before, a token's score with itself is as with any; then d_kv ** 0.5 more; the rest keeps 1.
+
+    64 tokens of RMS 1, d_model 512, four heads of d_kv 64.
+    """
+    tokens = torch.randn(64, 512, generator=torch.Generator().manual_seed(0))
+    means = {}
+    for attention in ("random", "guided"):
+        model = make(tokenizer, overrides="num_layers=1,num_heads=4,d_ff=64", attention=attention)
+        cross = model.decoder.block[0].layer[1].EncDecAttention
+        q, k = ((tokens @ w.weight.detach().T).view(64, 4, 64) for w in (cross.q, cross.k))
+        scores = torch.einsum("ihd,jhd->hij", q, k)
+        others = scores[:, ~torch.eye(64, dtype=bool)]
+        assert others.std().item() == pytest.approx(1, rel=0.1)
+        means[attention] = scores.diagonal(dim1=1, dim2=2).mean().item()
+    assert means["random"] == pytest.approx(0, abs=0.3)
+    assert means["guided"] == pytest.approx(8, rel=0.1)
+    assert cross.q.weight is not cross.k.weight and torch.equal(cross.q.weight, cross.k.weight)
+
+
+def test_a_guided_model_is_a_plain_t5(tokenizer, tmp_path):
+    model = make(tokenizer, attention="guided")
     model.save_pretrained(tmp_path)
     assert first_loss(
         load_model(name_or_path=str(tmp_path), tokenizer=tokenizer, dropout_rate=0.0)

@@ -14,6 +14,7 @@ from one_step import tiny_model
 from torch import nn
 
 import pre_train_t5
+from arguments_t5 import PreTrainingModelArguments
 from errors import UserError
 from flags import parse_flags
 from optimizer_t5 import (
@@ -299,8 +300,7 @@ def test_a_t5s_parameters_by_role(tied, tokenizer):
         ("hidden", (0, 4), ["q", "k", "v"] * 6),
         ("hidden", (1, 4), ["o"] * 6),
         *head,
-        ("positions", None, ["relative_attention_bias"] * 2),
-        ("rest", None, ["shared"]),
+        ("rest", None, ["shared", "relative_attention_bias", "relative_attention_bias"]),
     ]
     assert role == "rest" and len(norms) == 12 and all(name.endswith("norm") for name in norms)
 
@@ -430,6 +430,8 @@ def test_a_run_resumed_equals_one_never_stopped(name, tmp_path, tokenizer_dir):
     words = pre_training_words(tmp_path, tokenizer_dir=tokenizer_dir, optimizer=name)
     whole = pre_train_t5.main(words)
     weights = (tmp_path / "out" / "model.safetensors").read_bytes()
+    written = (tmp_path / "out" / "run.yaml").read_text()
+    assert ("head_scale" in written) == (name == "muon")  # the rates of random weights
     words += ["--output_dir", str(tmp_path / "again")]
     again = pre_train_t5.main(
         [*words, "--resume_from_checkpoint", str(tmp_path / "out" / "checkpoint-2")]
@@ -459,7 +461,7 @@ def test_settings_go_from_the_command_line_to_optimizer_and_schedule(tmp_path, t
         (PreTrainingArguments,),
         [
             *("--output_dir", str(tmp_path), "--use_cpu", "--optim", "muon", "--do_eval=False"),
-            *("--optim_args", "momentum=0.5,rest_scale=3,head_scale=2,positions_scale=8"),
+            *("--optim_args", "momentum=0.5,rest_scale=3,head_scale=2"),
             *("--learning_rate", "0.5"),
             *("--adam_beta2", "0.9", "--weight_decay", "0.1", "--warmup_steps", "2"),
             *("--lr_scheduler_type", "cosine_with_min_lr", "--lr_scheduler_kwargs", "min_lr=0.25"),
@@ -472,8 +474,7 @@ def test_settings_go_from_the_command_line_to_optimizer_and_schedule(tmp_path, t
         for group in trainer.optimizer.param_groups
     ]
     assert found[:3] == [("hidden", 0.5, 0.1)] * 3
-    assert found[3:5] == [("head", 1.0, 0.1), ("positions", 4.0, 0.0)]
-    assert found[5:] == [("rest", 1.5, 0.1), ("rest", 1.5, 0.0)]
+    assert found[3:] == [("head", 1.0, 0.1), ("rest", 1.5, 0.1), ("rest", 1.5, 0.0)]
     for group in trainer.optimizer.param_groups:
         assert (group["momentum"], group["betas"]) == (0.5, (0.9, 0.9))
     rates = []
@@ -482,6 +483,32 @@ def test_settings_go_from_the_command_line_to_optimizer_and_schedule(tmp_path, t
         trainer.optimizer.step()
         trainer.lr_scheduler.step()
     assert rates[:3] == [0.0, 0.25, 0.5] and rates[10] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--config_name", "t5-v1_1-small"], 8.0),
+        (["--config_name", "t5-v1_1-small", "--optim_args", "head_scale=1"], 1.0),
+        ([], 4.0),
+    ],
+)
+def test_random_weights_get_rates_that_a_checkpoint_does_not(words, expected, tmp_path, tokenizer):
+    """Told in the line of the optimizer; `run.yaml`, made of optim_args, would repeat it."""
+    flags = (PreTrainingModelArguments, PreTrainingArguments)
+    model_args, args = parse_flags(flags, ["--output_dir", str(tmp_path), "--use_cpu", *words])
+    if model_args.initialize_from_scratch:
+        args.start_from_scratch()
+    optimizer = make_optimizer(
+        "muon",
+        tiny_model(tokenizer),
+        decayed=(),
+        settings={"lr": 1.0},
+        own_settings=read_settings(args.optim_args, flag="--optim_args"),
+    )
+    rates = {group["role"]: group["lr"] for group in optimizer.param_groups}
+    assert rates["head"] == expected
+    assert ("head_scale 8 (from scratch)" in args.optimization) == (expected == 8)
 
 
 # ---- presets and settings -----------------------------------------------------------------------
@@ -571,8 +598,7 @@ def test_settings_are_read_as_what_they_say():
 def test_settings_reach_the_optimizer():
     optimizer = optimizer_of("muon", TinyNet(), momentum=0.5, update_rms=0.2)
     assert {group["momentum"] for group in optimizer.param_groups} == {0.5}
-    own = ["momentum", "update_rms", "per_head"]
-    own += ["head_scale", "positions_scale", "rest_scale"]
+    own = ["momentum", "update_rms", "per_head", "head_scale", "rest_scale"]
     assert optimizer_settings("muon") == own
     assert optimizer_settings("adamw_torch") == []
     assert schedule_settings("constant_with_warmup") == schedule_settings("rsqrt") == []
