@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from corpora_t5 import CORPORA, Source, find_sources
 from corruption_t5 import Objective, settings_of
@@ -74,8 +74,6 @@ def main(
 ) -> dict[str, float]:
     """Runs one pre-training and returns its metrics; `callbacks` hear of it as the Trainer's."""
     flags = model_args, data_args, args = parse_flags(PRE_TRAINING, argv, about=__doc__)
-    if model_args.initialize_from_scratch:
-        args.start_from_scratch()
     announce_launch(**args.launch())
     if args.plan:
         return show_plan(*flags)
@@ -98,15 +96,8 @@ def main(
     args.fit_to_data(num_train_examples=len(windows.training))
     if windows.held_out is None:
         args.eval_strategy, args.do_eval, args.load_best_model_at_end = "no", False, False
-    model = start_model(
-        **model_args.settings(),
-        tokenizer=tokenizer,
-        seed=args.seed,
-        use_cpu=args.use_cpu,
-        initial_attention=model_args.initial_attention,
-    )
     trainer = T5Trainer(
-        model=model,
+        model=make_model(model_args, args, tokenizer=tokenizer),
         args=args,
         data_collator=collator,
         train_dataset=windows.training,
@@ -264,6 +255,24 @@ def dry_run(
         test_examples=None,
         device=args.device,
         prints=args.process_index == 0,
+    )
+
+
+def make_model(
+    model_args: PreTrainingModelArguments,
+    args: PreTrainingArguments,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+) -> PreTrainedModel:
+    """The model that the flags name; random weights get learning rates of their own."""
+    if model_args.initialize_from_scratch:
+        args.start_from_scratch()
+    return start_model(
+        **model_args.settings(),
+        tokenizer=tokenizer,
+        seed=args.seed,
+        use_cpu=args.use_cpu,
+        initial_attention=model_args.initial_attention,
     )
 
 

@@ -48,7 +48,7 @@ from references import (  # noqa: E402
 from torch.utils.data import DataLoader, Dataset  # noqa: E402
 from transformers import Trainer, TrainingArguments  # noqa: E402
 
-from arguments_t5 import PreTrainingArguments  # noqa: E402
+from arguments_t5 import PreTrainingFlags  # noqa: E402
 from data_collator_t5 import PreTrainingCollator, WindowBatch  # noqa: E402
 from flags import parse_flags  # noqa: E402
 from objective_mixtures import make_objective  # noqa: E402
@@ -92,7 +92,7 @@ class Timed:
 
 def run_ours(flags, *, folder: str, clock, model) -> list[float]:
     (args,) = parse_flags(
-        (PreTrainingArguments,),
+        (PreTrainingFlags,),
         [
             *("--output_dir", folder, "--max_steps", str(flags.steps), "--logging_steps", "10"),
             *("--per_device_train_batch_size", str(flags.batch), "--optim", "adamw_rms"),
