@@ -124,11 +124,14 @@ def test_a_stage_trains_generates_saves_and_resumes(stage, tmp_path, pre_trained
 
 @pytest.mark.parametrize("stage", [2, 3])
 def test_a_stage_trains_with_its_states_offloaded(stage, tmp_path, pre_trained, task_dir):  # noqa: F811
-    """DeepSpeed's own AdamW for the host, against the one of the configuration without offload."""
+    """DeepSpeed's own AdamW for the host, against PyTorch's on copies of the model."""
     words = [*ZERO, "--max_steps", "3", "--load_best_model_at_end", "False"]
-    for name, kind in (("offloaded", "_offload"), ("kept", "")):
-        settings = fine_tuning_words(tmp_path / name, task_dir=task_dir, model=pre_trained[0])
-        deepspeed(*settings, *words, "--deepspeed", f"zero_stage{stage}{kind}_config.json")
+    of = {
+        name: fine_tuning_words(tmp_path / name, task_dir=task_dir, model=pre_trained[0])
+        for name in ("offloaded", "kept")
+    }
+    deepspeed(*of["offloaded"], *words, "--deepspeed", f"zero_stage{stage}_offload_config.json")
+    torchrun(*of["kept"], *words)
     norms = [gradient_norms(tmp_path / name, after=0) for name in ("offloaded", "kept")]
     assert [step for step, _ in norms[0]] == [1, 2, 3]
     assert [n for _, n in norms[0]] == pytest.approx([n for _, n in norms[1]], rel=1e-4)
