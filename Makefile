@@ -1,7 +1,7 @@
 # One word per job. `make` lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-cluster check golden lock clean
+.PHONY: help install demo test test-browser test-cluster check golden lock clean
 
 PYTHON ?= python3
 # Passed on to the word's program: make test ARGS="-k masks", make lock ARGS=--upgrade
@@ -49,6 +49,12 @@ test: install ## run the tests; ARGS="-k masks" selects some
 test-cluster: install ## run the tests that need servers or many processes; installs Slurm
 	@bash tests/cluster/install_servers.sh
 	@$(VENV)/bin/python -m pytest --durations=10 -m cluster $(ARGS)
+
+test-browser: install ## run the tests of pages in a real browser; installs Debian's chromium
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null \
+	|| { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y \
+	     --no-install-recommends chromium chromium-driver; } >/dev/null
+	@$(VENV)/bin/python -m pytest --durations=5 tests/browser $(ARGS)
 
 check: install ## look for mistakes and for other formatting than ruff's
 	@$(VENV)/bin/python -m ruff check .

@@ -345,20 +345,26 @@ def no_mount() -> str | None:
 
 @fault("a small disk runs full", pytest.mark.skipif(no_mount() is not None, reason=str(no_mount())))
 def _(life):
-    """A real file system with room for the two checkpoints and a half."""
+    """A real file system with room for all, until others leave room for half a checkpoint."""
     size = sum(path.stat().st_size for path in life.newest.iterdir())
     disk = life.folder.parent / "disk"
     disk.mkdir()
-    command = f"mount -t tmpfs -o size={int(2.5 * size)} none {disk} 2>/dev/null"
+    command = f"mount -t tmpfs -o size={8 * size} none {disk} 2>/dev/null"
     if os.system(command) != 0:
         pytest.skip("mounting is not allowed here")
     try:
         shutil.copytree(life.folder, disk / "out")
         kept, life.folder = life.folder, disk / "out"
+
+        def fill(trainer, inputs):
+            rest = shutil.disk_usage(disk).free - size // 2
+            (disk / "of_others").write_bytes(bytes(rest))
+
+        life.at_step(9, fill)
         life.refuses("3 checkpoints in a row could not be written")
         assert verify_checkpoint(life.newest)
         assert life.log.count("CHECKPOINT NOT SAVED") == 2
-        # One that is removed makes room for one.
+        life.patch.undo()
         life.folder = kept
         life.ends_as_if_nothing_had_happened()
     finally:
