@@ -260,6 +260,9 @@ def look_near(model: PreTrainedModel) -> None:
         slope 4/3       1  0.40  0.23  0.16  0.06
         slope 2         1  0.25  0.11  0.06  0.02
 
+    In the decoder, a token itself counts as half of `max_distance` away: what it is it knows from
+    the residual, so that heads look at the token before.
+
     Biases are trained as ever after. Slopes that differ from head to head: Press et al. 2022
     (ALiBi), arXiv 2108.12409; logarithm of the distance: Chi et al. 2022 (KERPLE), arXiv
     2205.09921. Both keep them as the architecture; here they are where training begins.
@@ -273,6 +276,8 @@ def look_near(model: PreTrainedModel) -> None:
                     max_distance=module.relative_attention_max_distance,
                     both_ways=side is model.encoder,
                 )
+                if side is model.decoder:
+                    distances[0] = module.relative_attention_max_distance / 2
                 slopes = torch.linspace(0, STEEPEST, biases.embedding_dim)
                 biases.weight -= torch.tensor(distances).log1p()[:, None] * slopes
 
