@@ -680,6 +680,12 @@ class TrainingFlags:
         "Trackers: none, tensorboard, wandb, trackio. None of them is asked unless named.",
         group="logging",
     )
+    ddp_find_unused_parameters: bool | None = flag(
+        False,
+        "Look in each step for weights that had no part in it. T5 uses all of its; looking costs "
+        "time. None: the library decides.",
+        group="device and speed",
+    )
     remove_unused_columns: bool = flag(
         False, "Leave at False: the collators write what T5 takes.", group="data"
     )

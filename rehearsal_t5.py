@@ -44,6 +44,7 @@ OVERRIDES = {
     "dry_run": False,
     "show_examples": 0,
     "max_steps": NUM_STEPS,
+    "num_train_epochs": 3.0,
     "logging_steps": 1,
     "eval_strategy": "no",  # once at the end, as every run does
     "load_best_model_at_end": False,

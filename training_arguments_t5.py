@@ -272,6 +272,12 @@ class T5TrainingArguments(TrainingFlags, Seq2SeqTrainingArguments):
         for name, (value, reason) in fixed.items():
             if getattr(self, name) != value:
                 raise UserError(f"--{name} {getattr(self, name)} has no effect here: {reason}.")
+        epochs, default = self.num_train_epochs, Seq2SeqTrainingArguments.num_train_epochs
+        if self.stage == "pre_training" and epochs != default and self.max_steps != "-1":
+            raise UserError(
+                f"--num_train_epochs {epochs:g} has no effect beside --max_steps {self.max_steps}. "
+                f"Type --max_steps {epochs:g}_epochs instead."
+            )
         known = ("none", "tensorboard", "wandb", "trackio", "all")
         for tracker in str(self.report_to).split(","):
             if tracker.strip() not in known:

@@ -243,3 +243,10 @@ def test_tokens_say_nothing_about_tasks():
 def test_every_attention_that_is_registered_can_be_asked_for():
     choices = arguments_t5.ModelArguments.__dataclass_fields__["attn_implementation"].metadata
     assert set(choices["choices"]) == {"auto", "eager", *attention_t5.OWN}
+
+
+def test_epochs_that_would_be_ignored_are_refused_with_the_flag_that_counts():
+    with pytest.raises(UserError, match="--max_steps 5_epochs instead"):
+        parse_flags(PRE_TRAINING, ["--train_file", "some.txt", "--num_train_epochs", "5"])
+    words = ["--train_file", "some.txt", "--num_train_epochs", "5", "--max_steps", "-1"]
+    assert parse_flags(PRE_TRAINING, words)[2].num_train_epochs == 5
