@@ -85,6 +85,8 @@ RECIPES = {
 HALVED = {
     DEFAULT: RECIPES[DEFAULT],
     "muon, linear": RECIPES["muon, linear"],
+    # Its head begins with a standard deviation of d_model^-0.5: a checkpoint would not be guided.
+    "nanoT5, guided": f"{NANOT5} --initial_attention guided",
 }
 ALL = list(dict.fromkeys([*RECIPES, *HALVED]))
 SWEPT_AS = {"muon, linear": "muon"}  # whose learning rates were tried
