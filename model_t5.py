@@ -290,12 +290,14 @@ def bucket_distances(num_buckets: int, *, max_distance: int, both_ways: bool) ->
 
         bucket      0   1   2   3   4     5   6      7
         distance    0   1   2   3   4   5.7   8   11.3
+
+    Of an odd number the encoder never uses the last one; it stands here at 0.
     """
     num = num_buckets // 2 if both_ways else num_buckets
     exact = num // 2
     growth = (max_distance / exact) ** (1 / (num - exact))
     distances = [float(i) if i < exact else exact * growth ** (i - exact) for i in range(num)]
-    return distances * (2 if both_ways else 1)
+    return distances * 2 + [0.0] * (num_buckets % 2) if both_ways else distances
 
 
 @torch.no_grad()

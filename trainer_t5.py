@@ -126,8 +126,8 @@ class T5Trainer(ResumableTrainer):
         self.loss_is_scaled_for_ga = True  # ... and do not divide by accumulation steps again
         if self.is_fsdp_enabled:
             share_one_embedding(self.model)
-        self._usual_shapes: list[torch.Size] | None = None
-        self._is_compiled = False
+        self._usual_shapes: list[list[int]] | None = None
+        self._is_compiled: bool | None = None  # None: not decided yet
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         if self.is_world_process_zero():
@@ -164,10 +164,13 @@ class T5Trainer(ResumableTrainer):
     # ---- compiled blocks ----
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """The library's; blocks are compiled for the first batch's shapes and for no others."""
-        shapes = [inputs[name].shape for name in ("input_ids", "labels")]
-        if self._usual_shapes is None:
-            self._usual_shapes = shapes
+        """The library's; blocks are compiled for the first batch's shapes and for no others.
+
+        A resumed run keeps those that it began with: its own first batch may be the odd one.
+        """
+        shapes = [list(inputs[name].shape) for name in ("input_ids", "labels")]
+        if self._is_compiled is None:
+            self._usual_shapes = self._usual_shapes or shapes
             self._is_compiled = self._compiles()
             if self._is_compiled:
                 compile_blocks(self.model)
@@ -209,10 +212,15 @@ class T5Trainer(ResumableTrainer):
         return super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def _progress(self) -> dict[str, object]:
-        return {**super()._progress(), "meter": self.meter.state()}
+        own = {"meter": self.meter.state(), "usual_shapes": self._usual_shapes}
+        return {**super()._progress(), **own}
 
     def _restore(self, ranks: list[dict]) -> None:
         super()._restore(ranks)
+        shapes = ranks[min(self.args.process_index, len(ranks) - 1)].get("usual_shapes")
+        is_batched = getattr(self.train_dataset, "is_batched", False)
+        if shapes and (is_batched or shapes[0][0] == self._train_batch_size):  # else another size
+            self._usual_shapes = shapes
         self.meter.restore([rank["meter"] for rank in ranks], rank=self.args.process_index)
 
     def _leave_out_step(self, mean_loss: float) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import make_sentences
 from test_attention_t5 import make_batch, tiny_model
+from tiny_run import give_checkpoint
 
 import pre_train_t5
 import trainer_t5
@@ -53,28 +54,49 @@ def test_as_they_are_nothing_is_compiled():
     assert counter.num_graphs == 0
 
 
-@pytest.mark.slow
-def test_a_run_compiles_for_one_shape(tmp_path, tokenizer_dir, monkeypatch):
+def train_compiled(folder, *words, tokenizer_dir, name, monkeypatch):
+    """(metrics, counter) of a run of 3 steps of 6 examples: batches of 4, 2 and 4."""
     counter = Counter()
     counted = functools.partial(compile_blocks, backend=counter)
     monkeypatch.setattr(trainer_t5, "compile_blocks", counted)
-    text = tmp_path / "text.txt"
+    text = folder / "text.txt"
     text.write_text("\n".join(make_sentences(200)) + "\n")
     metrics = pre_train_t5.main(
         [
             *("--config_name", "t5-v1_1-small", "--use_cpu", "--bf16", "False"),
             *("--config_overrides", "d_model=32,d_kv=8,d_ff=64,num_layers=2,num_heads=4"),
             *("--train_file", str(text), "--tokenizer_name", str(tokenizer_dir)),
-            *("--tokenized_dataset_dir", str(tmp_path / "tokens")),
-            *("--output_dir", str(tmp_path / "out"), "--input_seq_length", "32"),
+            *("--tokenized_dataset_dir", str(folder / "tokens")),
+            *("--output_dir", str(folder / name), "--input_seq_length", "32"),
             *("--per_device_train_batch_size", "4", "--per_device_eval_batch_size", "3"),
             *("--max_train_examples", "6", "--max_steps", "3", "--num_samples", "1"),
-            *("--max_validation_examples", "3", "--save_strategy", "no", "--compile", "blocks"),
+            *("--max_validation_examples", "3", "--compile", "blocks"),
+            *words,
         ]
     )
-    # 6 examples: batches of 4, 2 and 4, an evaluation of 3; one of the batches of 4 has a mask.
+    return metrics, counter
+
+
+@pytest.mark.slow
+def test_a_run_compiles_for_one_shape(tmp_path, tokenizer_dir, monkeypatch):
+    where = {"tokenizer_dir": tokenizer_dir, "monkeypatch": monkeypatch}
+    metrics, counter = train_compiled(tmp_path, "--save_strategy", "no", name="out", **where)
+    # An evaluation of 3 is not compiled; one of the batches of 4 has a mask.
     assert counter.batch_sizes == {4} and counter.num_graphs == 2 * 4
     assert metrics["eval_loss"] > 0
+
+
+@pytest.mark.slow
+def test_a_resumed_run_compiles_for_the_shape_that_it_began_with(
+    tmp_path, tokenizer_dir, monkeypatch
+):
+    """Its own first batch is the odd one of 2 examples."""
+    saving = ("--save_steps", "1", "--save_total_limit", "None")
+    where = {"tokenizer_dir": tokenizer_dir, "monkeypatch": monkeypatch}
+    train_compiled(tmp_path, *saving, name="whole", **where)
+    give_checkpoint(tmp_path / "whole", tmp_path / "resumed", step=1)
+    _, counter = train_compiled(tmp_path, *saving, name="resumed", **where)
+    assert counter.batch_sizes == {4}
 
 
 def test_a_run_pays_for_compiling_if_it_is_long():

@@ -64,17 +64,19 @@ def test_v1_1_has_a_head_of_its_own(tokenizer):
     assert first_loss(model) == pytest.approx(math.log(model.config.vocab_size) + 0.5, abs=0.3)
 
 
+@pytest.mark.parametrize("num_buckets", [32, 33])
 @pytest.mark.parametrize("both_ways", [True, False])
-def test_bucket_distances_are_the_librarys(both_ways):
+def test_bucket_distances_are_the_librarys(both_ways, num_buckets):
     """Each distance lies in a bucket whose least is not above it, and the next one's is."""
-    least = torch.tensor(bucket_distances(32, max_distance=128, both_ways=both_ways))
+    least = torch.tensor(bucket_distances(num_buckets, max_distance=128, both_ways=both_ways))
+    assert len(least) == num_buckets
     offsets = torch.arange(-200, 201 if both_ways else 1)
     buckets = T5Attention._relative_position_bucket(
-        offsets, bidirectional=both_ways, num_buckets=32, max_distance=128
+        offsets, bidirectional=both_ways, num_buckets=num_buckets, max_distance=128
     )
     for offset, bucket in zip(offsets.tolist(), buckets.tolist(), strict=True):
         assert least[bucket] <= abs(offset) + 1e-4
-        if (bucket + 1) % (16 if both_ways else 32):
+        if (bucket + 1) % (num_buckets // 2 if both_ways else num_buckets):
             assert least[bucket + 1] > abs(offset)
 
 
