@@ -14,6 +14,7 @@ while it is read.
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import netrc
 import os
@@ -325,18 +326,21 @@ def check_wandb_login(
     if "wandb" not in trackers:
         found.say(", ".join(trackers) or "none")
         return
-    mode = environment.get("WANDB_MODE", "online")
+    told = _wandb_settings(environment, home=home)
+    mode = environment.get("WANDB_MODE") or told.get("mode", "online")
     if mode in ("offline", "disabled", "dryrun"):
-        found.say(f"wandb, WANDB_MODE={mode}")
+        found.say(f"wandb, mode {mode}")
         return
     if environment.get("WANDB_API_KEY") or environment.get("WANDB_IDENTITY_TOKEN_FILE"):
         found.say("wandb, with a key of the environment")
         return
-    host = urlsplit(environment.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    url = environment.get("WANDB_BASE_URL") or told.get("base_url", "https://api.wandb.ai")
+    host = urlsplit(url).netloc
     places = [environment.get("NETRC"), home / ".netrc", home / "_netrc"]
     for place in filter(None, places):
         with contextlib.suppress(OSError, netrc.NetrcParseError):
-            if netrc.netrc(str(place)).authenticators(host):
+            keys = netrc.netrc(str(place))
+            if keys.authenticators(host) or keys.authenticators(urlsplit(url).hostname):
                 found.say(f"wandb, with the key of {place}")
                 return
     raise UserError(
@@ -344,6 +348,19 @@ def check_wandb_login(
         "wandb login, or export WANDB_MODE=offline (wandb sync sends the run later), or leave "
         "--report_to out."
     )
+
+
+def _wandb_settings(environment: Mapping[str, str], *, home: Path) -> Mapping[str, str]:
+    """What `wandb login --host` and `wandb offline` have written down, for all and for here."""
+    root = Path(environment.get("WANDB_DIR") or ".")
+    parser = configparser.ConfigParser(interpolation=None)
+    for folder in (
+        Path(environment.get("WANDB_CONFIG_DIR") or home / ".config" / "wandb"),
+        root / (".wandb" if (root / ".wandb").exists() else "wandb"),
+    ):
+        with contextlib.suppress(OSError, configparser.Error, UnicodeDecodeError):
+            parser.read(folder / "settings")
+    return parser["default"] if parser.has_section("default") else {}
 
 
 # ---- the machine --------------------------------------------------------------------------------

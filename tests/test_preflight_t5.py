@@ -13,8 +13,10 @@ from transformers import T5Config
 import fine_tune_t5
 import pre_train_t5
 import preflight_t5
+from arguments_t5 import PRE_TRAINING
 from corpora_t5 import find_sources
 from errors import Problems, SaidElsewhere, UserError, run_program
+from flags import parse_flags
 from model_t5 import shape_of
 from plan_t5 import plan_model
 from preflight_t5 import (
@@ -270,7 +272,7 @@ def test_without_the_hub_only_what_is_cached_may_be_asked_for(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("environment", "netrc", "said"),
     [
-        ({"WANDB_MODE": "offline"}, "", "WANDB_MODE=offline"),
+        ({"WANDB_MODE": "offline"}, "", "wandb, mode offline"),
         ({"WANDB_API_KEY": "k" * 40}, "", "with a key of the environment"),
         ({}, "machine api.wandb.ai login user password secret", "with the key of"),
         ({"WANDB_BASE_URL": "http://own:80"}, "machine own login u password secret", "the key of"),
@@ -289,6 +291,29 @@ def test_a_wandb_key_is_looked_for_where_wandb_does(tmp_path, environment, netrc
     else:
         (text,) = findings(check_wandb_login, ["wandb"], **settings).said
         assert said in text and "secret" not in text
+
+
+def write_wandb_settings(folder: Path, text: str) -> None:
+    folder.mkdir(parents=True)
+    (folder / "settings").write_text(f"[default]\n{text}\n")
+
+
+def test_what_wandb_was_told_for_good_counts(tmp_path):
+    environment = {"WANDB_DIR": str(tmp_path / "project")}
+    settings = {"environment": environment, "home": tmp_path}
+    write_wandb_settings(tmp_path / ".config/wandb", "base_url = https://own:8080")
+    (tmp_path / ".netrc").write_text("machine own:8080 login user password secret")
+    (text,) = findings(check_wandb_login, ["wandb"], **settings).said
+    assert "with the key of" in text  # wandb login --host https://own:8080
+    (tmp_path / ".netrc").unlink()
+    with pytest.raises(UserError, match="no key for own:8080 .*WANDB_MODE=offline"):
+        check_wandb_login(Findings(), ["wandb"], **settings)
+    write_wandb_settings(tmp_path / "project/wandb", "mode = offline")  # wandb offline
+    (text,) = findings(check_wandb_login, ["wandb"], **settings).said
+    assert text == "wandb, mode offline"
+    with pytest.raises(UserError, match="no key"):
+        online = environment | {"WANDB_MODE": "online"}
+        check_wandb_login(Findings(), ["wandb"], environment=online, home=tmp_path)
 
 
 # ---- machine ------------------------------------------------------------------------------------
@@ -416,6 +441,32 @@ def test_a_disk_without_room(tmp_path):
     ]
     with pytest.raises(UserError, match="Disk: 10.00 GB .* 9.90 GB are free .*--save_total_limit"):
         check_disk(Findings(), tmp_path, free_bytes=9.9e9, **settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "num_kept"),
+    [
+        ("--max_steps 1000 --save_steps 300", 2),
+        ("--max_steps 1000 --save_steps 300 --save_total_limit None", 4),
+        ("--max_steps 1000 --save_steps 0.3 --save_total_limit None", 4),
+        ("--max_steps 100 --save_steps 300", 1),
+        ("--max_steps 1000 --save_steps 1epochs --save_total_limit None", 1),
+        ("--max_steps 1000 --warmup_steps 1epochs --save_steps 500 --save_total_limit None", 2),
+        ("--save_strategy no --eval_strategy no --max_steps 9", 0),
+    ],
+)
+def test_no_more_checkpoints_are_counted_than_the_run_keeps(tmp_path, given, num_kept):
+    words = [*given.split(), "--output_dir", str(tmp_path), "--train_file", "a"]
+    _, _, args = parse_flags(PRE_TRAINING, words)
+    assert args.machine()["num_kept"] == num_kept
+
+
+def test_only_the_process_that_tracks_needs_a_key(tmp_path, monkeypatch):
+    words = ["--output_dir", str(tmp_path), "--train_file", "a", "--report_to", "wandb"]
+    _, _, args = parse_flags(PRE_TRAINING, words)
+    assert args.machine()["trackers"] == ["wandb"]
+    monkeypatch.setattr(type(args), "process_index", 8)
+    assert args.machine()["trackers"] == []
 
 
 def test_room_that_old_checkpoints_take_will_be_free_again(tmp_path):
