@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import math
 import netrc
 import os
 import shutil
@@ -23,6 +24,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -208,6 +210,20 @@ def sample_documents(
 # ---- rows ---------------------------------------------------------------------------------------
 
 
+class RowLengths(NamedTuple):
+    """The longest input and target of some rows as they would be cut, and tokens of both on
+    average, EOS included."""
+
+    input_tokens: int
+    target_tokens: int
+    mean_tokens: float
+
+    def num_like_longest(self, num_examples: int, *, tokens_per_batch: int | None) -> int:
+        """The longest examples that fit a token budget; None: that of so many mean examples."""
+        budget = tokens_per_batch or num_examples * self.mean_tokens
+        return math.ceil(budget / (self.input_tokens + self.target_tokens))
+
+
 def check_rows(
     found: Findings,
     task: Task,
@@ -217,8 +233,8 @@ def check_rows(
     tokenizer: PreTrainedTokenizerBase | None,
     input_length_tokens: int,
     target_length_tokens: int,
-) -> tuple[int, int] | None:
-    """The longest (input, target) of a split's first rows, as they would be cut; None: not here.
+) -> RowLengths | None:
+    """How long a split's first rows are; None: not here.
 
     Every row must have its columns, and a label that the task knows.
     """
@@ -243,10 +259,12 @@ def check_rows(
             )
             for name in texts
         }
-        longest = (
-            max(lengths["inputs"], longest[0] if longest else 0),
-            max(lengths.get("targets", 0), longest[1] if longest else 0),
+        found_here = (
+            max(lengths["inputs"]),
+            max(lengths.get("targets", [0])),
+            sum(statistics.fmean(of_side) for of_side in lengths.values()),
         )
+        longest = RowLengths(*map(max, found_here, longest or found_here))
     return longest
 
 
@@ -257,8 +275,8 @@ def _check_lengths(
     *,
     tokenizer: PreTrainedTokenizerBase,
     limit: int,
-) -> int:
-    """The longest text in tokens, EOS included, the limit at most."""
+) -> list[int]:
+    """Tokens of each text, EOS included, the limit at most."""
     side = name.rpartition(" ")[2]
     flag = {"inputs": "--input_seq_length", "targets": "--target_seq_length"}[side]
     ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
@@ -278,7 +296,7 @@ def _check_lengths(
             f"{unknown:.1%} of the tokens in the {name} are <unk> (first {len(texts):,} rows). "
             "Give a --tokenizer_name that knows this text."
         )
-    return min(max(lengths), limit)
+    return [min(length, limit) for length in lengths]
 
 
 # ---- the network --------------------------------------------------------------------------------

@@ -273,14 +273,16 @@ class T5TrainingArguments(TrainingFlags, Seq2SeqTrainingArguments):
             if getattr(self, name) != value:
                 raise UserError(f"--{name} {getattr(self, name)} has no effect here: {reason}.")
         known = ("none", "tensorboard", "wandb", "trackio", "all")
-        for tracker in str(self.report_to).split(","):
-            if tracker.strip() not in known:
+        trackers = [tracker.strip() for tracker in str(self.report_to).split(",")]
+        for tracker in trackers:
+            if tracker not in known or (tracker in ("none", "all") and len(trackers) > 1):
                 raise UserError(
                     f"--report_to {self.report_to}: expected one of {', '.join(known)}."
                     f"{did_you_mean(tracker, known)}"
                 )
             if tracker == "trackio" and importlib.util.find_spec("trackio") is None:
                 raise UserError("--report_to trackio: it is not installed; pip install trackio.")
+        self.report_to = trackers if len(trackers) > 1 else trackers[0]
 
     def _use_one_device_per_process(self) -> None:
         """One process drives one GPU; torch's DataParallel would change T5's loss."""

@@ -13,7 +13,7 @@ from transformers import T5Config
 import fine_tune_t5
 import pre_train_t5
 import preflight_t5
-from arguments_t5 import PRE_TRAINING
+from arguments_t5 import FINE_TUNING, PRE_TRAINING
 from corpora_t5 import find_sources
 from errors import Problems, SaidElsewhere, UserError, run_program
 from flags import parse_flags
@@ -138,6 +138,32 @@ def test_all_problems_of_a_fine_tuning_come_before_any_model(tmp_path, tokenizer
     assert all(part in text for part, text in zip(expected, found, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("batching", "num_examples"),
+    [("random", 100), ("grouped", 5), ("packed --tokens_per_batch 4096", 8)],
+)
+def test_memory_is_asked_for_what_a_training_batch_can_hold(
+    tmp_path, tokenizer_dir, monkeypatch, batching, num_examples
+):
+    asked = {}
+    monkeypatch.setattr(fine_tune_t5, "check_machine", lambda checks, **given: asked.update(given))
+    rows = [{"sentence": "a", "label": 1}] * 99 + [{"sentence": "a b " * 200, "label": 1}]
+    for role, number in (("train", 1), ("validation", 9)):
+        of_role = [{**row, "sentence": row["sentence"] * number} for row in rows]
+        text = "".join(json.dumps(row) + "\n" for row in of_role)
+        (tmp_path / f"sst2.{role}.jsonl").write_text(text)
+    words = ["--data_dir", str(tmp_path), "--tokenizer_name", str(tokenizer_dir), "--use_cpu"]
+    words += ["--input_seq_length", "4096", "--per_device_train_batch_size", "100"]
+    words += ["--output_dir", str(tmp_path / "out"), "--train_batching", *batching.split()]
+    fine_tune_t5.check(*parse_flags(FINE_TUNING, words))
+    longest = asked["input_tokens"] + asked["target_tokens"]
+    assert 400 < longest < 1300  # not the 9 times as long one, which nothing is learnt from
+    if "tokens_per_batch" in batching:
+        num_examples = -(-4096 // longest)
+    assert asked["examples_per_device"] == pytest.approx(num_examples, abs=4)
+    assert (asked["examples_per_device"] == 100) == (batching == "random")
+
+
 def test_mistakes_in_flags_come_together(tmp_path):
     words = ["--config_name", "t5-v1_2-small", "--mlm_probability", "2", "--z_loss", "3"]
     found = problems_of(pre_train_t5.main, [*words, "--train_file", "x.txt"])
@@ -220,13 +246,14 @@ def rows_checked(tmp_path, tokenizer, rows: list[dict], *, limits=(16, 8), role=
 def test_truncated_rows_say_which_length_is_enough(tmp_path, tokenizer):
     rows = [{"sentence": "a cat " * (1 + i % 20), "label": i % 2} for i in range(100)]
     found, longest = rows_checked(tmp_path, tokenizer, rows)
-    assert longest == (16, 8)
+    assert longest == (16, 8, 24)
     inputs, targets = found.warnings
     assert "the train inputs are longer than --input_seq_length 16" in inputs
     enough = int(inputs.partition(" holds 99 %")[0].rpartition(" ")[2])
     found, longest = rows_checked(tmp_path, tokenizer, rows, limits=(enough, 64))
     assert [text for text in found.warnings if "longer" in text] == []
     assert 16 < longest[0] <= enough and 8 < longest[1] <= 64
+    assert 24 < longest.mean_tokens < longest[0] + longest[1]
 
 
 def test_rows_with_unknown_tokens_and_without_labels(tmp_path, tokenizer):
