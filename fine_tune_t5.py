@@ -40,7 +40,7 @@ from model_card_t5 import Sample, Score, write_model_card
 from model_t5 import load_tokenizer, shape_of, start_model
 from plan_t5 import print_plan
 from predictions import SUBMISSIONS, predictions_path, write_predictions
-from preflight_t5 import Preflight, check_machine, check_rows
+from preflight_t5 import Preflight, RowLengths, check_machine, check_rows
 from readers import expand_files, read_rows
 from rehearsal_t5 import NUM_STEPS, at_most, rehearsal_folder, rehearse, tell_cost
 from run_files_t5 import make_output_dir
@@ -153,7 +153,7 @@ def check(
     """One pass over flags, data and machine; a UserError has all that would stop this run."""
     checks = Preflight()
     if args.local_process_index == 0:
-        tasks, tokenizer, found_lengths = [], None, []
+        tasks, tokenizer, trained = [], None, []
         with checks("output"):
             make_output_dir(args.output_dir)
         with checks("task") as found:
@@ -183,30 +183,35 @@ def check(
         for task, stem in zip(tasks, task_stems(tasks), strict=True):
             for role in (role for role in roles if task in roles[role]):
                 with checks(f"{stem} {role}" if len(tasks) > 1 else role) as found:
-                    found_lengths.append(
-                        check_rows(
-                            found,
-                            task,
-                            sources=sources,
-                            role=role,
-                            tokenizer=tokenizer,
-                            input_length_tokens=data_args.input_seq_length,
-                            target_length_tokens=data_args.target_seq_length,
-                        )
+                    lengths = check_rows(
+                        found,
+                        task,
+                        sources=sources,
+                        role=role,
+                        tokenizer=tokenizer,
+                        input_length_tokens=data_args.input_seq_length,
+                        target_length_tokens=data_args.target_seq_length,
                     )
-        lengths = [pair for pair in found_lengths if pair is not None]
+                    if role == "train" and lengths is not None:
+                        trained.append(lengths)
+        longest = RowLengths(*map(max, *trained, trained[0])) if trained else None
+        machine = args.machine()
+        if data_args.train_batching != "random" and longest is not None:
+            machine["examples_per_device"] = longest.num_like_longest(
+                machine["examples_per_device"], tokens_per_batch=data_args.tokens_per_batch
+            )
         check_machine(
             checks,
             model=model_args.settings(),
             num_tokens=None if tokenizer is None else len(tokenizer),
-            input_tokens=max((i for i, _ in lengths), default=data_args.input_seq_length),
-            target_tokens=max((t for _, t in lengths), default=data_args.target_seq_length),
+            input_tokens=longest.input_tokens if longest else data_args.input_seq_length,
+            target_tokens=longest.target_tokens if longest else data_args.target_seq_length,
             datasets=sorted(
                 {t.hub_path for role in roles for t in roles[role] if sources.is_on_hub(t, role)}
             ),
             makes_model=not data_args.show_examples,
             trains_adapters=model_args.lora_r is not None,
-            **args.machine(),
+            **machine,
         )
     checks.conclude(rank=args.process_index, num_ranks=args.world_size, in_full=args.dry_run)
 

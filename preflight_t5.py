@@ -14,7 +14,9 @@ while it is read.
 
 from __future__ import annotations
 
+import configparser
 import contextlib
+import math
 import netrc
 import os
 import shutil
@@ -22,6 +24,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -207,6 +210,20 @@ def sample_documents(
 # ---- rows ---------------------------------------------------------------------------------------
 
 
+class RowLengths(NamedTuple):
+    """The longest input and target of some rows as they would be cut, and tokens of both on
+    average, EOS included."""
+
+    input_tokens: int
+    target_tokens: int
+    mean_tokens: float
+
+    def num_like_longest(self, num_examples: int, *, tokens_per_batch: int | None) -> int:
+        """The longest examples that fit a token budget; None: that of so many mean examples."""
+        budget = tokens_per_batch or num_examples * self.mean_tokens
+        return math.ceil(budget / (self.input_tokens + self.target_tokens))
+
+
 def check_rows(
     found: Findings,
     task: Task,
@@ -216,8 +233,8 @@ def check_rows(
     tokenizer: PreTrainedTokenizerBase | None,
     input_length_tokens: int,
     target_length_tokens: int,
-) -> tuple[int, int] | None:
-    """The longest (input, target) of a split's first rows, as they would be cut; None: not here.
+) -> RowLengths | None:
+    """How long a split's first rows are; None: not here.
 
     Every row must have its columns, and a label that the task knows.
     """
@@ -242,10 +259,12 @@ def check_rows(
             )
             for name in texts
         }
-        longest = (
-            max(lengths["inputs"], longest[0] if longest else 0),
-            max(lengths.get("targets", 0), longest[1] if longest else 0),
+        found_here = (
+            max(lengths["inputs"]),
+            max(lengths.get("targets", [0])),
+            sum(statistics.fmean(of_side) for of_side in lengths.values()),
         )
+        longest = RowLengths(*map(max, found_here, longest or found_here))
     return longest
 
 
@@ -256,8 +275,8 @@ def _check_lengths(
     *,
     tokenizer: PreTrainedTokenizerBase,
     limit: int,
-) -> int:
-    """The longest text in tokens, EOS included, the limit at most."""
+) -> list[int]:
+    """Tokens of each text, EOS included, the limit at most."""
     side = name.rpartition(" ")[2]
     flag = {"inputs": "--input_seq_length", "targets": "--target_seq_length"}[side]
     ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
@@ -277,7 +296,7 @@ def _check_lengths(
             f"{unknown:.1%} of the tokens in the {name} are <unk> (first {len(texts):,} rows). "
             "Give a --tokenizer_name that knows this text."
         )
-    return min(max(lengths), limit)
+    return [min(length, limit) for length in lengths]
 
 
 # ---- the network --------------------------------------------------------------------------------
@@ -325,18 +344,21 @@ def check_wandb_login(
     if "wandb" not in trackers:
         found.say(", ".join(trackers) or "none")
         return
-    mode = environment.get("WANDB_MODE", "online")
+    told = _wandb_settings(environment, home=home)
+    mode = environment.get("WANDB_MODE") or told.get("mode", "online")
     if mode in ("offline", "disabled", "dryrun"):
-        found.say(f"wandb, WANDB_MODE={mode}")
+        found.say(f"wandb, mode {mode}")
         return
     if environment.get("WANDB_API_KEY") or environment.get("WANDB_IDENTITY_TOKEN_FILE"):
         found.say("wandb, with a key of the environment")
         return
-    host = urlsplit(environment.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    url = environment.get("WANDB_BASE_URL") or told.get("base_url", "https://api.wandb.ai")
+    host = urlsplit(url).netloc
     places = [environment.get("NETRC"), home / ".netrc", home / "_netrc"]
     for place in filter(None, places):
         with contextlib.suppress(OSError, netrc.NetrcParseError):
-            if netrc.netrc(str(place)).authenticators(host):
+            keys = netrc.netrc(str(place))
+            if keys.authenticators(host) or keys.authenticators(urlsplit(url).hostname):
                 found.say(f"wandb, with the key of {place}")
                 return
     raise UserError(
@@ -344,6 +366,19 @@ def check_wandb_login(
         "wandb login, or export WANDB_MODE=offline (wandb sync sends the run later), or leave "
         "--report_to out."
     )
+
+
+def _wandb_settings(environment: Mapping[str, str], *, home: Path) -> Mapping[str, str]:
+    """What `wandb login --host` and `wandb offline` have written down, for all and for here."""
+    root = Path(environment.get("WANDB_DIR") or ".")
+    parser = configparser.ConfigParser(interpolation=None)
+    for folder in (
+        Path(environment.get("WANDB_CONFIG_DIR") or home / ".config" / "wandb"),
+        root / (".wandb" if (root / ".wandb").exists() else "wandb"),
+    ):
+        with contextlib.suppress(OSError, configparser.Error, UnicodeDecodeError):
+            parser.read(folder / "settings")
+    return parser["default"] if parser.has_section("default") else {}
 
 
 # ---- the machine --------------------------------------------------------------------------------

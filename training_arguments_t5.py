@@ -279,14 +279,16 @@ class T5TrainingArguments(TrainingFlags, Seq2SeqTrainingArguments):
                 f"Type --max_steps {epochs:g}_epochs instead."
             )
         known = ("none", "tensorboard", "wandb", "trackio", "all")
-        for tracker in str(self.report_to).split(","):
-            if tracker.strip() not in known:
+        trackers = [tracker.strip() for tracker in str(self.report_to).split(",")]
+        for tracker in trackers:
+            if tracker not in known or (tracker in ("none", "all") and len(trackers) > 1):
                 raise UserError(
                     f"--report_to {self.report_to}: expected one of {', '.join(known)}."
                     f"{did_you_mean(tracker, known)}"
                 )
             if tracker == "trackio" and importlib.util.find_spec("trackio") is None:
                 raise UserError("--report_to trackio: it is not installed; pip install trackio.")
+        self.report_to = trackers if len(trackers) > 1 else trackers[0]
 
     def _use_one_device_per_process(self) -> None:
         """One process drives one GPU; torch's DataParallel would change T5's loss."""
@@ -331,13 +333,11 @@ class T5TrainingArguments(TrainingFlags, Seq2SeqTrainingArguments):
 
     def machine(self) -> dict[str, object]:
         """What `preflight_t5.check_machine` wants to know of a run's settings."""
-        num_kept = self.save_total_limit
-        if num_kept is None:
-            num_kept = self.count_events("save", num_steps=self.max_steps)
         return {
             "trains": self.do_train,
             "output_dir": self.output_dir,
-            "trackers": self.report_to,
+            # One process tracks a run, and its node alone needs a key.
+            "trackers": self.report_to if self.process_index == 0 else [],
             "remote_url": self.remote_url,
             "device": self.device,
             "num_ranks": self.world_size,
@@ -351,8 +351,24 @@ class T5TrainingArguments(TrainingFlags, Seq2SeqTrainingArguments):
             "deepspeed": self.deepspeed,
             "is_fsdp": self.launch()["engine"] == "FSDP",
             "saves_optimizer": not self.save_only_model,
-            "num_kept": 0 if self.save_strategy == "no" else num_kept,
+            "num_kept": self._most_kept(),
         }
+
+    def _most_kept(self) -> int:
+        """Checkpoints that a run keeps at the same time, as far as it is known before its data."""
+        if self.save_strategy == "no":
+            return 0
+        limit = self.save_total_limit
+        if self.max_steps <= 0 or "save_steps" in self.in_epochs:
+            return 1 if limit is None else limit
+        if self.save_strategy == "steps":
+            # While other intervals wait for the data, this one does too.
+            every = self._intervals["save_steps"] if self.in_epochs else self.save_steps
+            if every < 1:
+                every = math.ceil(self.max_steps * every)
+            num_saves = math.ceil(self.max_steps / every)  # the last step is saved in any case
+            return num_saves if limit is None else min(limit, num_saves)
+        return 1 if limit is None else limit
 
     def examples_per_step(self) -> int:
         """Examples of one optimizer step on all processes together."""

@@ -207,6 +207,15 @@ def test_the_global_batch_stays_the_same_on_eight_processes(monkeypatch):
     assert args.max_steps == 100
 
 
+@pytest.mark.parametrize(
+    ("given", "trackers"),
+    [("tensorboard,wandb", ["tensorboard", "wandb"]), (" wandb", ["wandb"]), ("none", [])],
+)
+def test_several_trackers_in_one_word(given, trackers):
+    args = pre_training("--report_to", given)
+    assert args.report_to == trackers and args.given["report_to"] == given
+
+
 def test_epochs_wait_for_the_data():
     args = pre_training(
         *("--max_steps", "5_epochs", "--eval_steps", "0.5_epochs", "--save_steps", "30"),

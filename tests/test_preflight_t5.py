@@ -13,8 +13,10 @@ from transformers import T5Config
 import fine_tune_t5
 import pre_train_t5
 import preflight_t5
+from arguments_t5 import FINE_TUNING, PRE_TRAINING
 from corpora_t5 import find_sources
 from errors import Problems, SaidElsewhere, UserError, run_program
+from flags import parse_flags
 from model_t5 import shape_of
 from plan_t5 import plan_model
 from preflight_t5 import (
@@ -136,6 +138,32 @@ def test_all_problems_of_a_fine_tuning_come_before_any_model(tmp_path, tokenizer
     assert all(part in text for part, text in zip(expected, found, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("batching", "num_examples"),
+    [("random", 100), ("grouped", 5), ("packed --tokens_per_batch 4096", 8)],
+)
+def test_memory_is_asked_for_what_a_training_batch_can_hold(
+    tmp_path, tokenizer_dir, monkeypatch, batching, num_examples
+):
+    asked = {}
+    monkeypatch.setattr(fine_tune_t5, "check_machine", lambda checks, **given: asked.update(given))
+    rows = [{"sentence": "a", "label": 1}] * 99 + [{"sentence": "a b " * 200, "label": 1}]
+    for role, number in (("train", 1), ("validation", 9)):
+        of_role = [{**row, "sentence": row["sentence"] * number} for row in rows]
+        text = "".join(json.dumps(row) + "\n" for row in of_role)
+        (tmp_path / f"sst2.{role}.jsonl").write_text(text)
+    words = ["--data_dir", str(tmp_path), "--tokenizer_name", str(tokenizer_dir), "--use_cpu"]
+    words += ["--input_seq_length", "4096", "--per_device_train_batch_size", "100"]
+    words += ["--output_dir", str(tmp_path / "out"), "--train_batching", *batching.split()]
+    fine_tune_t5.check(*parse_flags(FINE_TUNING, words))
+    longest = asked["input_tokens"] + asked["target_tokens"]
+    assert 400 < longest < 1300  # not the 9 times as long one, which nothing is learnt from
+    if "tokens_per_batch" in batching:
+        num_examples = -(-4096 // longest)
+    assert asked["examples_per_device"] == pytest.approx(num_examples, abs=4)
+    assert (asked["examples_per_device"] == 100) == (batching == "random")
+
+
 def test_mistakes_in_flags_come_together(tmp_path):
     words = ["--config_name", "t5-v1_2-small", "--mlm_probability", "2", "--z_loss", "3"]
     found = problems_of(pre_train_t5.main, [*words, "--train_file", "x.txt"])
@@ -218,13 +246,14 @@ def rows_checked(tmp_path, tokenizer, rows: list[dict], *, limits=(16, 8), role=
 def test_truncated_rows_say_which_length_is_enough(tmp_path, tokenizer):
     rows = [{"sentence": "a cat " * (1 + i % 20), "label": i % 2} for i in range(100)]
     found, longest = rows_checked(tmp_path, tokenizer, rows)
-    assert longest == (16, 8)
+    assert longest == (16, 8, 24)
     inputs, targets = found.warnings
     assert "the train inputs are longer than --input_seq_length 16" in inputs
     enough = int(inputs.partition(" holds 99 %")[0].rpartition(" ")[2])
     found, longest = rows_checked(tmp_path, tokenizer, rows, limits=(enough, 64))
     assert [text for text in found.warnings if "longer" in text] == []
     assert 16 < longest[0] <= enough and 8 < longest[1] <= 64
+    assert 24 < longest.mean_tokens < longest[0] + longest[1]
 
 
 def test_rows_with_unknown_tokens_and_without_labels(tmp_path, tokenizer):
@@ -270,7 +299,7 @@ def test_without_the_hub_only_what_is_cached_may_be_asked_for(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("environment", "netrc", "said"),
     [
-        ({"WANDB_MODE": "offline"}, "", "WANDB_MODE=offline"),
+        ({"WANDB_MODE": "offline"}, "", "wandb, mode offline"),
         ({"WANDB_API_KEY": "k" * 40}, "", "with a key of the environment"),
         ({}, "machine api.wandb.ai login user password secret", "with the key of"),
         ({"WANDB_BASE_URL": "http://own:80"}, "machine own login u password secret", "the key of"),
@@ -289,6 +318,29 @@ def test_a_wandb_key_is_looked_for_where_wandb_does(tmp_path, environment, netrc
     else:
         (text,) = findings(check_wandb_login, ["wandb"], **settings).said
         assert said in text and "secret" not in text
+
+
+def write_wandb_settings(folder: Path, text: str) -> None:
+    folder.mkdir(parents=True)
+    (folder / "settings").write_text(f"[default]\n{text}\n")
+
+
+def test_what_wandb_was_told_for_good_counts(tmp_path):
+    environment = {"WANDB_DIR": str(tmp_path / "project")}
+    settings = {"environment": environment, "home": tmp_path}
+    write_wandb_settings(tmp_path / ".config/wandb", "base_url = https://own:8080")
+    (tmp_path / ".netrc").write_text("machine own:8080 login user password secret")
+    (text,) = findings(check_wandb_login, ["wandb"], **settings).said
+    assert "with the key of" in text  # wandb login --host https://own:8080
+    (tmp_path / ".netrc").unlink()
+    with pytest.raises(UserError, match="no key for own:8080 .*WANDB_MODE=offline"):
+        check_wandb_login(Findings(), ["wandb"], **settings)
+    write_wandb_settings(tmp_path / "project/wandb", "mode = offline")  # wandb offline
+    (text,) = findings(check_wandb_login, ["wandb"], **settings).said
+    assert text == "wandb, mode offline"
+    with pytest.raises(UserError, match="no key"):
+        online = environment | {"WANDB_MODE": "online"}
+        check_wandb_login(Findings(), ["wandb"], environment=online, home=tmp_path)
 
 
 # ---- machine ------------------------------------------------------------------------------------
@@ -416,6 +468,32 @@ def test_a_disk_without_room(tmp_path):
     ]
     with pytest.raises(UserError, match="Disk: 10.00 GB .* 9.90 GB are free .*--save_total_limit"):
         check_disk(Findings(), tmp_path, free_bytes=9.9e9, **settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "num_kept"),
+    [
+        ("--max_steps 1000 --save_steps 300", 2),
+        ("--max_steps 1000 --save_steps 300 --save_total_limit None", 4),
+        ("--max_steps 1000 --save_steps 0.3 --save_total_limit None", 4),
+        ("--max_steps 100 --save_steps 300", 1),
+        ("--max_steps 1000 --save_steps 1epochs --save_total_limit None", 1),
+        ("--max_steps 1000 --warmup_steps 1epochs --save_steps 500 --save_total_limit None", 2),
+        ("--save_strategy no --eval_strategy no --max_steps 9", 0),
+    ],
+)
+def test_no_more_checkpoints_are_counted_than_the_run_keeps(tmp_path, given, num_kept):
+    words = [*given.split(), "--output_dir", str(tmp_path), "--train_file", "a"]
+    _, _, args = parse_flags(PRE_TRAINING, words)
+    assert args.machine()["num_kept"] == num_kept
+
+
+def test_only_the_process_that_tracks_needs_a_key(tmp_path, monkeypatch):
+    words = ["--output_dir", str(tmp_path), "--train_file", "a", "--report_to", "wandb"]
+    _, _, args = parse_flags(PRE_TRAINING, words)
+    assert args.machine()["trackers"] == ["wandb"]
+    monkeypatch.setattr(type(args), "process_index", 8)
+    assert args.machine()["trackers"] == []
 
 
 def test_room_that_old_checkpoints_take_will_be_free_again(tmp_path):
