@@ -83,10 +83,11 @@ def best_of(name: str, values: Sequence[float | None]) -> float | None:
 def page(records: Sequence[RunRecord]) -> str:
     """The whole page, as one HTML document."""
     colours = {r.name: COLOURS[number % len(COLOURS)] for number, r in enumerate(records)}
+    charts = _charts(records, colours)
     sections = [
         _section("Runs", _cards(records, colours)),
         _section("Scores", _scores(records)),
-        _section("Curves", f'<div class="charts">{_charts(records, colours)}</div>'),
+        _section("Curves", f'<div class="charts">{charts}</div>' if charts else ""),
         _section("Settings that differ", _settings(records)),
     ]
     title = " · ".join(record.name for record in records)

@@ -97,7 +97,7 @@ def read_run(folder: str | Path) -> RunRecord:
     return RunRecord(
         name=folder.resolve().name,
         folder=folder,
-        settings=yaml.safe_load(settings.read_text(encoding="utf-8")) if settings else {},
+        settings=(yaml.safe_load(settings.read_text(encoding="utf-8")) if settings else None) or {},
         log=log or [],
         results=results or {},
         is_finished=results is not None,

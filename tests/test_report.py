@@ -138,6 +138,13 @@ def test_the_page_is_whole_and_asks_nothing_of_anyone(tmp_path, capsys):
     assert "<tr><th>seed</th><td>1</td><td>7</td></tr>" in page
 
 
+def test_a_run_without_a_log_has_a_page(tmp_path):
+    folder = make_run(tmp_path / "a", log=[])
+    (folder / "run.yaml").write_text("")
+    page = report.page(read_runs([folder]))
+    assert "0 steps, finished" in page and "Curves" not in page
+
+
 def test_a_curve_stands_where_its_values_are():
     drawing = chart("Score", {"a": [(0, 0.0), (50, 5.0), (100, 10.0)]}, colours={"a": "#000"})
     points = re.search(r'<polyline class="curve" points="([^"]+)"', drawing)[1].split()
