@@ -157,8 +157,8 @@ def typed_tasks(task_file: str | None = None) -> dict[str, Task]:
         own = find_task(None, None, task_file=task_file)
         if not _can_be_typed(own):
             raise UserError(
-                f"--task_file {task_file}: a row of {own} cannot be typed: its input must be made of "
-                f"at most {MOST_COLUMNS} columns alone. Leave --task_file out."
+                f"--task_file {task_file}: a row of {own} cannot be typed: its input must be made "
+                f"of at most {MOST_COLUMNS} columns alone. Leave --task_file out."
             )
         found[str(own)] = own
     for benchmark in DATASET_VALS:
