@@ -129,11 +129,15 @@ def chart(title: str, curves: Mapping[str, Sequence[Point]], *, colours: Mapping
     data = {
         "frame": [frame.left, frame.right, LEFT, WIDTH - RIGHT, WIDTH],
         "curves": [
-            {"name": name, "colour": colours[name], "points": points}
+            {
+                "name": name,
+                "colour": colours[name],
+                "points": [(s, v if math.isfinite(v) else None) for s, v in points],
+            }
             for name, points in curves.items()
         ],
     }
-    script = json.dumps(data).replace("<", "\\u003c").replace("NaN", "null")
+    script = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
     legend = "".join(
         f'<span><i style="background:{colours[name]}"></i>{html.escape(name)}</span>'
         for name in curves

@@ -66,10 +66,13 @@ def evaluation_table(
     columns = list(dict.fromkeys(metric for row in named.values() for metric in row))
     columns.sort(key=lambda name: COMMON.index(name) if name in COMMON else len(COMMON))
     first = max(len(where), *(len(name) for name in named))
-    widths = [max(len(name), 7) for name in columns]
+    cells = {
+        name: [f"{row[metric]:.3f}" if metric in row else "" for metric in columns]
+        for name, row in named.items()
+    }
+    widths = [max(7, *map(len, column)) for column in zip(columns, *cells.values(), strict=True)]
     lines = [f"{head:<10} {where:<{first}}{_cells(columns, widths)}"]
-    for name, row in named.items():
-        texts = [f"{row[metric]:.3f}" if metric in row else "" for metric in columns]
+    for name, texts in cells.items():
         line = f"{INDENT}{name:<{first}}{_cells(texts, widths)}"
         if name in (NOW, ALL) and is_best:
             line = paint(f"{line}  {MARK}", "green")

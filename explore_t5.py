@@ -155,13 +155,22 @@ def typed_tasks(task_file: str | None = None) -> dict[str, Task]:
     found: dict[str, Task] = {}
     if task_file is not None:
         own = find_task(None, None, task_file=task_file)
+        if not _can_be_typed(own):
+            raise UserError(
+                f"--task_file {task_file}: a row of {own} cannot be typed: its input must be made "
+                f"of at most {MOST_COLUMNS} columns alone. Leave --task_file out."
+            )
         found[str(own)] = own
     for benchmark in DATASET_VALS:
         for name in tasks_of(benchmark):
             task = find_task(benchmark, name)
-            if task.input_format in PLAIN_INPUTS and len(task.text_column_name) <= MOST_COLUMNS:
+            if _can_be_typed(task):
                 found[str(task)] = task
     return found
+
+
+def _can_be_typed(task: Task) -> bool:
+    return task.input_format in PLAIN_INPUTS and len(task.text_column_name) <= MOST_COLUMNS
 
 
 @torch.no_grad()

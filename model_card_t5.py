@@ -194,9 +194,15 @@ def _cell(text: str) -> str:
     """One line that a Markdown table shows as it is."""
     line = " ".join(text.split())
     line = line if len(line) <= MOST_CHARACTERS else line[:MOST_CHARACTERS] + " ..."
-    for sign in "\\`*_[]<>|":
+    for sign in "\\`*_[]<>|&~":
         line = line.replace(sign, "\\" + sign)
     return line
+
+
+def _code(value: object) -> str:
+    """A value as code in a cell of a Markdown table."""
+    text = " ".join(str(value).split()).replace("|", "\\|")
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
 
 
 def _settings(settings: dict[str, object]) -> str:
@@ -204,6 +210,6 @@ def _settings(settings: dict[str, object]) -> str:
         "## Settings\n\nThose that differ from the defaults; all are in `run.yaml`, and "
         "`--config run.yaml` repeats the run."
     )
-    rows = [(f"`{name}`", f"`{value}`".replace("|", "\\|")) for name, value in settings.items()]
+    rows = [(f"`{name}`", _code(value)) for name, value in settings.items()]
     table = _table(["setting", "value"], rows)
     return f"{intro}\n\n{table}" if table else intro

@@ -278,7 +278,7 @@ def duration(seconds: float) -> str:
 def _short(value: float) -> str:
     """Three digits that matter: 12,345 -> 12.3k; whole numbers below 10,000 as they are."""
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= (1e4 if letter == "k" else size):
+        if abs(value) >= (1e4 if letter == "k" else 0.9995 * size):  # 999,900 is 1M, not 1e+03k
             return f"{value / size:.3g}{letter}"
     if isinstance(value, int):
         return f"{value:,}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import html
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def comparison_table(records: Sequence[RunRecord]) -> str:
 
 def best_of(name: str, values: Sequence[float | None]) -> float | None:
     """The best of several values of one score; None where there is nothing to choose."""
-    known = [value for value in values if value is not None]
+    known = [value for value in values if value is not None and not math.isnan(value)]
     if len(known) < 2 or len(set(known)) == 1:
         return None
     metric = METRICS.get(name.rpartition("_")[2])
@@ -82,10 +83,11 @@ def best_of(name: str, values: Sequence[float | None]) -> float | None:
 def page(records: Sequence[RunRecord]) -> str:
     """The whole page, as one HTML document."""
     colours = {r.name: COLOURS[number % len(COLOURS)] for number, r in enumerate(records)}
+    charts = _charts(records, colours)
     sections = [
         _section("Runs", _cards(records, colours)),
         _section("Scores", _scores(records)),
-        _section("Curves", f'<div class="charts">{_charts(records, colours)}</div>'),
+        _section("Curves", f'<div class="charts">{charts}</div>' if charts else ""),
         _section("Settings that differ", _settings(records)),
     ]
     title = " · ".join(record.name for record in records)
@@ -230,7 +232,7 @@ for (const figure of document.querySelectorAll('.chart')) {
       const [at, value] = nearest(curve.points), line = document.createElement('div');
       const dot = document.createElement('i');
       dot.style.background = curve.colour;
-      const shown = value === null ? 'nan' : Number(value.toPrecision(5));
+      const shown = value === null ? 'not finite' : Number(value.toPrecision(5));
       line.append(dot, `${curve.name}  ${shown}  (step ${at.toLocaleString('en')})`);
       return line;
     }));

@@ -7,8 +7,10 @@ RUN/checkpoint-N/trainer_state.json         one that still goes on or was stoppe
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import yaml
@@ -63,7 +65,7 @@ class RunRecord:
     results: dict[str, float]
     is_finished: bool
 
-    @property
+    @cached_property
     def scores(self) -> dict[str, float]:
         """Those of the end; of an unfinished run the newest of the log."""
         if self.is_finished:
@@ -95,7 +97,7 @@ def read_run(folder: str | Path) -> RunRecord:
     return RunRecord(
         name=folder.resolve().name,
         folder=folder,
-        settings=yaml.safe_load(settings.read_text(encoding="utf-8")) if settings else {},
+        settings=(yaml.safe_load(settings.read_text(encoding="utf-8")) if settings else None) or {},
         log=log or [],
         results=results or {},
         is_finished=results is not None,
@@ -103,14 +105,20 @@ def read_run(folder: str | Path) -> RunRecord:
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[RunRecord]:
-    """The records of several folders; those of one name are told apart by their parents'."""
+    """The records of several folders, each once; those of one name have their parents' in front.
+
+    a/x/run, b/x/run, c -> a/x/run, b/x/run, c
+    """
+    folders = list({Path(folder).resolve(): folder for folder in folders}.values())
     records = [read_run(folder) for folder in folders]
-    names = [record.name for record in records]
-    for number, record in enumerate(records):
-        if names.count(record.name) > 1:
-            parts = record.folder.resolve().parts
-            name = "/".join(parts[-2:])
-            records[number] = RunRecord(**{**vars(record), "name": name})
+    for length in range(2, max(len(r.folder.resolve().parts) for r in records) + 1):
+        counts = Counter(record.name for record in records)
+        records = [
+            replace(record, name="/".join(record.folder.resolve().parts[-length:]))
+            if counts[record.name] > 1
+            else record
+            for record in records
+        ]
     return records
 
 

@@ -1,7 +1,7 @@
 """One run inside a process that goes on, as in a notebook: what it changes there is put back.
 
 Besides, what it says is quiet: a library's warning is said once however often it comes, and of
-several ranks only the first one speaks, but for errors, which name theirs.
+several ranks only the first one speaks, but for errors, which name theirs and are never held back.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Quiet(logging.Filter):
             record.names_rank = True
         is_own = Path(record.pathname).parent == ROOT
         key = (record.name, record.levelno, record.getMessage())
-        if record.levelno >= logging.WARNING and not is_own:
+        if record.levelno == logging.WARNING and not is_own:
             if key in self.seen:
                 return False
             self.seen.add(key)

@@ -64,6 +64,12 @@ def test_values_are_read_back(name, value):
     assert [v for v in found if v is not None] == ([] if value is None else [value])
 
 
+def test_a_loss_that_went_far_off_is_read_whole():
+    reader = TableReader("eval_loss")
+    table = evaluation_table({"eval_loss": 12345.678, "eval_bleu": 1.0}, where="step 1/2")
+    assert [reader.read(line) for line in table.splitlines()] == [None, 12345.678]
+
+
 def test_only_the_newest_of_a_running_training_is_read():
     reader = TableReader("eval_loss")
     tables = [

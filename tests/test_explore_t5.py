@@ -1,6 +1,7 @@
 """Proves that the page's answers are the model's: fillings with their probability, label words with
 their share; the page itself is tested in a browser (tests/browser)."""
 
+import json
 import math
 import socket
 from types import SimpleNamespace
@@ -122,6 +123,15 @@ def test_only_tasks_that_can_be_typed_are_offered():
     assert next(iter(tasks)) == "word_order/word_order"
     assert {"glue/sst2", "super_glue/cb", "qa/squad"} <= set(tasks)
     assert not {"super_glue/record", "super_glue/wsc"} & set(tasks)
+
+
+def test_an_own_task_with_more_columns_than_boxes_gets_one_sentence(tmp_path):
+    columns = list("abcdefg")
+    entry = {"prefix": columns, "text_column_name": columns, "label_column_name": "y"}
+    entry |= {"labels": None, "metric_to_optimize": "accuracy", "metric_names": ["accuracy"]}
+    (tmp_path / "seven.yaml").write_text(json.dumps(entry))
+    with pytest.raises(UserError, match=r"cannot be typed.*at most 6 columns.*Leave"):
+        typed_tasks(str(tmp_path / "seven.yaml"))
 
 
 def test_what_was_typed_is_no_markup():

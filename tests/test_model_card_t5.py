@@ -68,9 +68,9 @@ def test_t5s_own_scores_stand_beside(tmp_path):
 
 
 def test_predictions_cannot_break_the_table(tmp_path):
-    card = write(tmp_path, samples=[Sample("a | b\n<c>", "*yes*", "w" * 500)])
+    card = write(tmp_path, samples=[Sample("a | b\n<c> &lt;", "*yes*", "w" * 500)])
     (row,) = [line for line in card.splitlines() if line.startswith("| a")]
-    assert row == rf"| a \| b \<c\> | \*yes\* | {'w' * 240} ... |"
+    assert row == rf"| a \| b \<c\> \&lt; | \*yes\* | {'w' * 240} ... |"
 
 
 def test_settings_are_those_that_differ(tmp_path):
@@ -82,6 +82,8 @@ def test_settings_are_those_that_differ(tmp_path):
     assert not {"seed", "output_dir", "objective", "optim", "lr_scheduler_kwargs"} & set(changed)
     card = write(tmp_path, settings=changed)
     assert "| `bf16` | `False` |" in card and "--config run.yaml" in card
+    odd = write(tmp_path, settings={"run_name": "a|b\n`c`"})
+    assert r"| `run_name` | `` a\|b `c` `` |" in odd
 
 
 def test_a_run_without_a_log_has_no_picture(tmp_path):

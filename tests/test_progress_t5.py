@@ -9,7 +9,7 @@ from transformers import T5Config
 
 import progress_t5
 from flops_t5 import training_flops
-from progress_t5 import Meter, RunProgress, duration, peak_memory_gb
+from progress_t5 import FORMATS, Meter, RunProgress, duration, peak_memory_gb
 
 CONFIG = T5Config(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, vocab_size=128)
 
@@ -172,6 +172,12 @@ def test_the_best_evaluation_is_marked(metric, now_is_best, capsys):
     assert now.split()[:3] == ["now", "2.000", "50.000"]
     assert now.endswith("<- best") == now_is_best
     assert best.split() == ["best,", "step", "20", "3.000", "60.000"]
+
+
+def test_counts_have_three_digits_and_a_letter():
+    counts = (9_999, 12_345, 999_499, 999_900, 1_234_567, 999_999_999)
+    shown = [FORMATS["tokens_seen"](count).split()[0] for count in counts]
+    assert shown == ["9,999", "12.3k", "999k", "1M", "1.23M", "1G"]
 
 
 def test_after_training_there_is_no_step(capsys):

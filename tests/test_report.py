@@ -79,6 +79,9 @@ def test_what_is_no_run_gets_one_sentence(tmp_path):
 def test_runs_of_one_name_are_told_apart(tmp_path):
     runs = read_runs([make_run(tmp_path / "x" / "out"), make_run(tmp_path / "y" / "out")])
     assert [run.name for run in runs] == ["x/out", "y/out"]
+    folders = [make_run(tmp_path / name) for name in ("p/x/run", "q/x/run", "q/z/run", "c")]
+    names = [run.name for run in read_runs([*folders, folders[0] / "../run"])]
+    assert names == ["p/x/run", "q/x/run", "z/run", "c"]
 
 
 def test_a_curve_is_not_bent_by_the_best_models_evaluation():
@@ -114,6 +117,7 @@ def test_the_best_is_the_least_where_less_is_better(name, best):
     assert report.best_of(name, [1.0, None, 3.0]) == best
     assert report.best_of(name, [1.0, None]) is None
     assert report.best_of(name, [2.0, 2.0]) is None
+    assert report.best_of(name, [float("nan"), 1.0, 3.0]) == best
 
 
 def test_the_page_is_whole_and_asks_nothing_of_anyone(tmp_path, capsys):
@@ -134,6 +138,13 @@ def test_the_page_is_whole_and_asks_nothing_of_anyone(tmp_path, capsys):
     assert "<tr><th>seed</th><td>1</td><td>7</td></tr>" in page
 
 
+def test_a_run_without_a_log_has_a_page(tmp_path):
+    folder = make_run(tmp_path / "a", log=[])
+    (folder / "run.yaml").write_text("")
+    page = report.page(read_runs([folder]))
+    assert "0 steps, finished" in page and "Curves" not in page
+
+
 def test_a_curve_stands_where_its_values_are():
     drawing = chart("Score", {"a": [(0, 0.0), (50, 5.0), (100, 10.0)]}, colours={"a": "#000"})
     points = re.search(r'<polyline class="curve" points="([^"]+)"', drawing)[1].split()
@@ -141,6 +152,15 @@ def test_a_curve_stands_where_its_values_are():
     assert x1 == pytest.approx((x0 + x2) / 2) and y1 == pytest.approx((y0 + y2) / 2, abs=0.1)
     assert x0 < x2 and y0 > y2  # up is more
     assert chart("Score", {"a": []}, colours={"a": "#000"}) == ""
+
+
+def test_values_that_are_no_numbers_leave_the_page_readable():
+    points = [(0, 1.0), (1, float("nan")), (2, float("inf")), (3, 2.0)]
+    drawing = chart("Loss", {"NaN </script>": points}, colours={"NaN </script>": "#000"})
+    assert drawing.count("</script>") == 1 and "nan" not in drawing
+    (curve,) = json.loads(re.search(r"json\">(.*?)</script>", drawing)[1])["curves"]
+    assert curve["name"] == "NaN </script>"
+    assert curve["points"] == [[0, 1.0], [1, None], [2, None], [3, 2.0]]
 
 
 def test_numbers_of_an_axis_are_round():
@@ -183,7 +203,7 @@ def test_a_picture_leaves_pyplot_alone(tmp_path):
 # ---- published scores ---------------------------------------------------------------------------
 
 # The benchmarks' averages as the same tables print them; T5-11B's on SuperGLUE is that of the
-# site, the paper's 88.9 being of an earlier submission. WNLI has no baseline.
+# leaderboard, as its row is (Table 14 prints 88.9). WNLI has no baseline.
 AVERAGES_PUBLISHED = {
     "glue": (83.28, 77.4, 82.7, 86.4, 88.5, 90.3),
     "super_glue": (71.36, 63.3, 76.2, 82.3, 86.4, 89.3),
