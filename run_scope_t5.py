@@ -195,7 +195,8 @@ def own_tracking() -> Iterator[None]:
         yield
     except BaseException as error:
         codes = {StoppedOnRequest: EXIT_STOPPED, UserError: EXIT_USER_ERROR}
-        exit_code = codes.get(type(error), EXIT_DEFECT)
+        fitting = (code for kind, code in codes.items() if isinstance(error, kind))
+        exit_code = next(fitting, EXIT_DEFECT)
         raise
     finally:
         if _tracked() is not None and _tracked() is not before:
