@@ -176,8 +176,8 @@ def _count_tokens_as_examples(namespace: argparse.Namespace) -> None:
 
 
 def _split_recipe(words: list[str]) -> tuple[Path | None, list[str]]:
-    # The deepspeed launcher puts a word of its own in front.
-    first = 1 if words and words[0].startswith("--local_rank=") else 0
+    # The deepspeed launcher, and torch.distributed.launch, put a word of their own in front.
+    first = 1 if words and words[0].startswith(("--local_rank=", "--local-rank=")) else 0
     if words[first:] and words[first].endswith((".yaml", ".yml")) and words[first][0] != "-":
         return Path(words[first]), words[:first] + words[first + 1 :]
     for position, word in enumerate(words):
@@ -233,7 +233,7 @@ def _settings_of(words: list[str], known: dict[str, object]) -> dict[str, list[s
     problems = Problems()
     for name, values in pairs:
         name = ALIASES.get(name, name)
-        if name.startswith("no_") and known.get(name[3:]) is bool:
+        if name.startswith("no_") and known.get(name[3:]) in (bool, bool | None):
             name, values = name[3:], ["False"]
         if name not in known:
             problems.add(f"Unknown flag --{name}.{did_you_mean(name, [*known, *ALIASES])}")

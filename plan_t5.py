@@ -28,18 +28,6 @@ FACTORED = ("t5_adafactor", "adafactor")
 
 
 @dataclass(frozen=True)
-class StepBytes:
-    """Bytes alive at the worst moment of one step, the parameters themselves not counted.
-
-    `with_gradients` keeps every gradient until the end, `without_gradients` gives each away as soon
-    as it is there, as the engines that keep shares do.
-    """
-
-    with_gradients: int
-    without_gradients: int
-
-
-@dataclass(frozen=True)
 class Need:
     """Bytes per device, and on the host for each device."""
 
@@ -57,15 +45,20 @@ class Need:
 
 @dataclass(frozen=True)
 class Model:
-    """What the arithmetic needs to know; a decoder's block is the largest."""
+    """What the arithmetic needs to know; a decoder's block is the largest.
+
+    The last two are the bytes alive at the worst moment of one step, the parameters themselves not
+    counted: `plain_bytes` where every gradient is kept until the end, `shared_bytes` where each is
+    given away as soon as it is there, as the engines that keep shares do. None: not traced.
+    """
 
     num_parameters: int
     num_block_parameters: int
     num_root_parameters: int  # of no block: embeddings, head, last norms
     state_bytes: int
     is_bf16: bool
-    plain: StepBytes
-    shared: StepBytes
+    plain_bytes: int | None
+    shared_bytes: int | None
 
     @property
     def width(self) -> int:
@@ -144,8 +137,12 @@ def plan_model(
     bf16: bool,
     optimizer: str,
     gradient_checkpointing: bool,
+    engine: str | None = None,
 ) -> Model:
-    """Counts the model's parameters and the bytes of its step, without making either."""
+    """Counts the model's parameters and the bytes of its step, without making either.
+
+    A step takes seconds to trace: with an `engine`, only the one that this engine makes is.
+    """
     shape = {
         "num_examples": num_examples,
         "input_tokens": input_tokens,
@@ -157,21 +154,23 @@ def plan_model(
         block = sum(p.numel() for p in model.decoder.block[0].parameters())
         stacks = (model.encoder.block, model.decoder.block)
         in_blocks = sum(p.numel() for stack in stacks for p in stack.parameters())
-        plain = _both(model, autocast=bf16, **shape)
-        shared = plain
-        if bf16:  # DeepSpeed and FSDP compute in bfloat16 itself, without copies of weights
-            model = _empty(
-                model_class, config, torch.bfloat16, checkpointing=gradient_checkpointing
-            )
-            shared = _both(model, autocast=False, **shape)
+        plain = shared = None
+        if engine in (None, "DDP"):
+            plain = step_bytes(model, autocast=bf16, **shape)
+        if engine != "DDP":
+            if bf16:  # DeepSpeed and FSDP compute in bfloat16 itself, without copies of weights
+                model = _empty(
+                    model_class, config, torch.bfloat16, checkpointing=gradient_checkpointing
+                )
+            shared = step_bytes(model, autocast=False, keep_gradients=False, **shape)
     return Model(
         num_parameters=sum(map(math.prod, shapes)),
         num_block_parameters=block,
         num_root_parameters=sum(map(math.prod, shapes)) - in_blocks,
         state_bytes=state_bytes(optimizer, shapes),
         is_bf16=bf16,
-        plain=plain,
-        shared=shared,
+        plain_bytes=plain,
+        shared_bytes=shared,
     )
 
 
@@ -188,11 +187,6 @@ def _empty(
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return with_loss_head(model)
-
-
-def _both(model: PreTrainedModel, **settings) -> StepBytes:
-    peaks = [step_bytes(model, keep_gradients=kept, **settings) for kept in (True, False)]
-    return StepBytes(*peaks)
 
 
 def state_bytes(optimizer: str, shapes: Sequence[tuple[int, ...]]) -> int:
@@ -212,7 +206,7 @@ def ddp(model: Model, devices: int) -> Need:
         parameters=4 * model.num_parameters,
         gradients=gradients,
         states=model.state_bytes,
-        activations=max(model.plain.with_gradients - gradients, 0),
+        activations=max(model.plain_bytes - gradients, 0),
         buffers=gradients if devices > 1 else 0,
     )
 
@@ -236,7 +230,7 @@ def zero(model: Model, devices: int, *, stage: int, offload: bool = False) -> Ne
         parameters=weights - moved_weights,
         gradients=width * (share if stage >= 2 else number) + (0 if offload else step_gradients),
         states=0.0 if offload else states,
-        activations=model.shared.without_gradients,
+        activations=model.shared_bytes,
         buffers=2 * bucket + gathered,
         host=moved + moved_weights,
     )
@@ -249,7 +243,7 @@ def fsdp(model: Model, devices: int) -> Need:
         parameters=4 * share,
         gradients=4 * share,
         states=model.state_bytes / devices,
-        activations=model.shared.without_gradients,
+        activations=model.shared_bytes,
         buffers=model.width * (2 * model.num_block_parameters + model.num_root_parameters),
     )
 

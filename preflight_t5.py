@@ -38,7 +38,7 @@ from corpora_t5 import CORPORA, Source, read_documents
 from errors import Problems, SaidElsewhere, UserError
 from hub import use_hub
 from model_t5 import EMBEDDING_MULTIPLE, shape_of
-from plan_t5 import ENGINES, GIGABYTE, Model, Need, StepBytes, plan_model, state_bytes
+from plan_t5 import ENGINES, GIGABYTE, Model, Need, plan_model, state_bytes
 from remote_checkpoints_t5 import RemoteCheckpoints
 from task_sets_t5 import Sources
 from tasks import Task
@@ -541,8 +541,8 @@ def rough_model(
         num_root_parameters=number - sum(in_blocks),
         state_bytes=state_bytes(optimizer, shapes),
         is_bf16=bf16,
-        plain=StepBytes(activations + 4 * number, activations),
-        shared=StepBytes(activations + 4 * number, activations),
+        plain_bytes=activations + 4 * number,
+        shared_bytes=activations,
     )
 
 
@@ -583,7 +583,11 @@ def check_memory(
     model, at_most = rough_model(model_class, config, **shape), "at most "
     if need_of(model).total > free_bytes:
         model = plan_model(
-            model_class, config, gradient_checkpointing=gradient_checkpointing, **shape
+            model_class,
+            config,
+            gradient_checkpointing=gradient_checkpointing,
+            engine=engine,
+            **shape,
         )
         at_most = ""
     need = need_of(model)

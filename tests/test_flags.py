@@ -207,6 +207,20 @@ def test_the_global_batch_stays_the_same_on_eight_processes(monkeypatch):
     assert args.max_steps == 100
 
 
+@pytest.mark.parametrize("name", ["bf16", "use_cpu", "do_eval", "load_best_model_at_end"])
+def test_every_switch_has_a_no(name):
+    args = pre_training(f"--no_{name}")
+    assert getattr(args, name) is False and args.given[name] is False
+
+
+def test_the_word_of_older_launchers_stands_before_a_recipe(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("seed: 7\n")
+    for word in ("--local_rank=0", "--local-rank=0"):
+        _, _, args = parse_flags(PRE_TRAINING, [word, str(recipe), "--train_file", "a"])
+        assert args.seed == 7
+
+
 @pytest.mark.parametrize(
     ("given", "trackers"),
     [("tensorboard,wandb", ["tensorboard", "wandb"]), (" wandb", ["wandb"]), ("none", [])],

@@ -12,7 +12,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 from transformers.optimization import Adafactor
 
 from loss_t5 import answering_with, summed_loss, with_loss_head
-from plan_t5 import ENGINES, Model, StepBytes, memory_table, plan_model, state_bytes, time_lines
+from plan_t5 import ENGINES, Model, memory_table, plan_model, state_bytes, time_lines
 
 SHAPES = {
     "many activations": ({"d_model": 64, "d_ff": 128, "vocab_size": 256}, (16, 96, 48)),
@@ -122,15 +122,14 @@ def test_states_are_those_of_the_real_optimizers(name):
     assert state_bytes(name, shapes) == pytest.approx(found, rel=0.01)
 
 
-NOTHING = StepBytes(0, 0)
 SEVEN_BILLION_AND_A_HALF = Model(
     num_parameters=7_500_000_000,
     num_block_parameters=0,
     num_root_parameters=0,
     state_bytes=60_000_000_000,
     is_bf16=True,
-    plain=NOTHING,
-    shared=NOTHING,
+    plain_bytes=0,
+    shared_bytes=0,
 )
 
 

@@ -11,6 +11,7 @@ from conftest import make_checkpoint, make_sentences
 from transformers import T5Config
 
 import fine_tune_t5
+import plan_t5
 import pre_train_t5
 import preflight_t5
 from arguments_t5 import FINE_TUNING, PRE_TRAINING
@@ -420,11 +421,10 @@ def test_the_rough_count_is_never_less_than_the_traced_one(name, bf16, attention
     assert rough.num_parameters == traced.num_parameters
     assert rough.num_root_parameters == traced.num_root_parameters
     assert rough.num_block_parameters == traced.num_block_parameters
-    for kind in ("plain", "shared"):
-        for gradients in ("with_gradients", "without_gradients"):
-            most, count = (getattr(getattr(m, kind), gradients) for m in (rough, traced))
-            assert count <= most, (kind, gradients, most / count)
-    assert rough.plain.with_gradients <= 5 * traced.plain.with_gradients
+    for kind in ("plain_bytes", "shared_bytes"):
+        most, count = (getattr(m, kind) for m in (rough, traced))
+        assert count <= most, (kind, most / count)
+    assert rough.plain_bytes <= 5 * traced.plain_bytes
 
 
 def tiny_memory(*, free: float, total: float, **changes) -> tuple[Findings, object]:
@@ -458,6 +458,24 @@ def test_a_step_larger_than_the_device():
     assert "GB are free now" in found.warnings[0] and "at most" not in found.said[0]
     found, _ = tiny_memory(free=2 * states, total=1e9, trains_adapters=True, num_examples=1)
     assert not found.warnings
+
+
+@pytest.mark.parametrize(
+    ("engine", "untraced"), [("DDP", "shared_bytes"), ("ZeRO-2", "plain_bytes")]
+)
+def test_only_the_step_of_its_engine_is_traced(monkeypatch, engine, untraced):
+    calls = []
+    traced = plan_t5.step_bytes
+    monkeypatch.setattr(
+        plan_t5, "step_bytes", lambda *args, **given: calls.append(1) or traced(*args, **given)
+    )
+    _, model = tiny_memory(free=1, total=1e9, engine=engine, bf16=True)
+    _, every = tiny_memory(free=1e9, total=1e9, engine=engine, bf16=True)
+    assert len(calls) == 1 and getattr(model, untraced) is None
+    assert 0 < preflight_t5.ENGINES[engine](model, 1).total
+    assert (
+        preflight_t5.ENGINES[engine](model, 1).total <= preflight_t5.ENGINES[engine](every, 1).total
+    )
 
 
 def test_a_disk_without_room(tmp_path):
