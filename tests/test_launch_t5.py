@@ -1,6 +1,8 @@
 """Proves that a run says what was launched and refuses what would silently be something else: by
 the variables and command lines that the launchers leave. tests/cluster has the real launches."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,3 +103,37 @@ def test_accelerate_reads_the_shipped_configurations(path):
     assert not config.use_cpu  # with use_cpu, accelerate starts one process whatever was asked for
     zero = (config.deepspeed_config or {}).get("deepspeed_config_file")
     assert zero is None or (ROOT / zero).exists()
+
+
+RANK_THAT_ENDS = """
+import atexit, sys, torch
+from errors import StoppedOnRequest, run_program
+
+class Tidied:
+    def __del__(self):
+        print("tidied up")
+
+kept = Tidied()
+atexit.register(print, "goodbye")
+
+def main():
+    if sys.argv[2] == "rank":
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{sys.argv[1]}", rank=0, world_size=1
+        )
+    if sys.argv[3] == "75":
+        raise StoppedOnRequest("stopped")
+
+run_program(main)
+"""
+
+
+@pytest.mark.parametrize("code", [0, 75])
+@pytest.mark.parametrize(
+    ("kind", "said"), [("rank", "goodbye\n"), ("alone", "goodbye\ntidied up\n")]
+)
+def test_a_rank_ends_without_the_interpreters_tidying_up(kind, said, code, tmp_path):
+    """There torch's threads sometimes abort it; what was registered for the end is still called."""
+    command = [sys.executable, "-c", RANK_THAT_ENDS, str(tmp_path / "store"), kind, str(code)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (code, said), done.stderr
