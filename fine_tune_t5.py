@@ -69,8 +69,8 @@ from training_arguments_t5 import FineTuningArguments
 logger = logging.getLogger(__name__)
 
 NUM_SAMPLES = 6  # predictions shown in the card
-# Rows that a dry run trains on, at least: batches of one length want some to choose from.
-FEWEST_ROWS = {"random": 1, "grouped": 2048, "packed": 2048}
+# Rows that a dry run arranges in batches, at least: those of one length want some to choose from.
+FEWEST_ARRANGED_ROWS = 2048
 
 
 @one_run
@@ -223,8 +223,9 @@ def dry_run(
     args: FineTuningArguments,
 ) -> dict[str, float]:
     """Checks everything, runs in small on some of the rows, and says what the run will cost."""
+    fewest = 1 if data_args.train_batching == "random" else FEWEST_ARRANGED_ROWS
     some = {
-        "train": max(NUM_STEPS * args.examples_per_step(), FEWEST_ROWS[data_args.train_batching]),
+        "train": max(NUM_STEPS * args.examples_per_step(), fewest),
         "validation": args.eval_batch_size * args.world_size,
         "test": args.eval_batch_size * args.world_size,
     }

@@ -11,7 +11,7 @@ import functools
 import math
 import weakref
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -57,8 +57,8 @@ class Model:
     num_root_parameters: int  # of no block: embeddings, head, last norms
     state_bytes: int
     is_bf16: bool
-    plain_bytes: int | None
-    shared_bytes: int | None
+    plain_bytes: int | None = None
+    shared_bytes: int | None = None
 
     @property
     def width(self) -> int:
@@ -127,6 +127,20 @@ def step_bytes(
     return live.peak
 
 
+def count_parameters(model: PreTrainedModel, *, optimizer: str, bf16: bool) -> Model:
+    """What a model's parameters say, real or without contents; no step is traced."""
+    shapes = [tuple(p.shape) for p in model.parameters()]
+    number = sum(map(math.prod, shapes))
+    stacks = (model.encoder.block, model.decoder.block)
+    return Model(
+        num_parameters=number,
+        num_block_parameters=sum(p.numel() for p in model.decoder.block[0].parameters()),
+        num_root_parameters=number - sum(p.numel() for s in stacks for p in s.parameters()),
+        state_bytes=state_bytes(optimizer, shapes),
+        is_bf16=bf16,
+    )
+
+
 def plan_model(
     model_class: type[PreTrainedModel],
     config: PretrainedConfig,
@@ -150,10 +164,7 @@ def plan_model(
     }
     with FakeTensorMode():
         model = _empty(model_class, config, torch.float32, checkpointing=gradient_checkpointing)
-        shapes = [tuple(p.shape) for p in model.parameters()]
-        block = sum(p.numel() for p in model.decoder.block[0].parameters())
-        stacks = (model.encoder.block, model.decoder.block)
-        in_blocks = sum(p.numel() for stack in stacks for p in stack.parameters())
+        counted = count_parameters(model, optimizer=optimizer, bf16=bf16)
         plain = shared = None
         if engine in (None, "DDP"):
             plain = step_bytes(model, autocast=bf16, **shape)
@@ -163,15 +174,7 @@ def plan_model(
                     model_class, config, torch.bfloat16, checkpointing=gradient_checkpointing
                 )
             shared = step_bytes(model, autocast=False, keep_gradients=False, **shape)
-    return Model(
-        num_parameters=sum(map(math.prod, shapes)),
-        num_block_parameters=block,
-        num_root_parameters=sum(map(math.prod, shapes)) - in_blocks,
-        state_bytes=state_bytes(optimizer, shapes),
-        is_bf16=bf16,
-        plain_bytes=plain,
-        shared_bytes=shared,
-    )
+    return replace(counted, plain_bytes=plain, shared_bytes=shared)
 
 
 def _empty(

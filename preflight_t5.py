@@ -38,7 +38,7 @@ from corpora_t5 import CORPORA, Source, read_documents
 from errors import Problems, SaidElsewhere, UserError
 from hub import use_hub
 from model_t5 import EMBEDDING_MULTIPLE, shape_of
-from plan_t5 import ENGINES, GIGABYTE, Model, Need, plan_model, state_bytes
+from plan_t5 import ENGINES, GIGABYTE, Model, Need, count_parameters, plan_model
 from remote_checkpoints_t5 import RemoteCheckpoints
 from task_sets_t5 import Sources
 from tasks import Task
@@ -514,10 +514,7 @@ def rough_model(
     """
     with torch.device("meta"):
         model = model_class(config)
-    shapes = [tuple(parameter.shape) for parameter in model.parameters()]
-    stacks = (model.encoder.block, model.decoder.block)
-    in_blocks = [sum(p.numel() for p in stack.parameters()) for stack in stacks]
-    number = sum(p.numel() for p in model.parameters())
+    counted = count_parameters(model, optimizer=optimizer, bf16=bf16)
     heads, width, inner = config.num_heads, config.d_model, config.num_heads * config.d_kv
 
     def kept(tokens: int, *, attended: Sequence[int]) -> int:
@@ -534,16 +531,9 @@ def rough_model(
     activations = 4 * (num_examples * (encoder + decoder + logits + gathered) + biases)
     # Gradients of the embedding by both stacks and their sum, and of the head.
     activations += 4 * 4 * config.vocab_size * width
-    activations += 2 * number if bf16 else 0  # the weights' copies under autocast
-    return Model(
-        num_parameters=number,
-        num_block_parameters=sum(p.numel() for p in model.decoder.block[0].parameters()),
-        num_root_parameters=number - sum(in_blocks),
-        state_bytes=state_bytes(optimizer, shapes),
-        is_bf16=bf16,
-        plain_bytes=activations + 4 * number,
-        shared_bytes=activations,
-    )
+    activations += 2 * counted.num_parameters if bf16 else 0  # the weights' copies under autocast
+    plain = activations + 4 * counted.num_parameters
+    return replace(counted, plain_bytes=plain, shared_bytes=activations)
 
 
 def check_memory(

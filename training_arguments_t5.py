@@ -302,6 +302,9 @@ class T5TrainingArguments(TrainingFlags, Seq2SeqTrainingArguments):
             )
             self._n_gpu = 1
 
+    def _optimizer_name(self) -> str:
+        return str(getattr(self.optim, "value", self.optim))
+
     def planned(self) -> dict[str, object]:
         """What `plan_t5.print_plan` wants to know of a run's settings."""
         peak = peak_flops(self.plan_device)
@@ -320,7 +323,7 @@ class T5TrainingArguments(TrainingFlags, Seq2SeqTrainingArguments):
             "accumulation": self.gradient_accumulation_steps,
             "num_ranks": self.world_size,
             "bf16": self.bf16,
-            "optimizer": str(getattr(self.optim, "value", self.optim)),
+            "optimizer": self._optimizer_name(),
             "gradient_checkpointing": self.gradient_checkpointing,
             "num_steps": self.max_steps if self.max_steps > 0 else None,
             "devices": devices,
@@ -346,7 +349,7 @@ class T5TrainingArguments(TrainingFlags, Seq2SeqTrainingArguments):
             "fp16": self.fp16,
             "computes_bf16": computes_bf16(self.use_cpu),
             "examples_per_device": self.per_device_train_batch_size,
-            "optimizer": str(getattr(self.optim, "value", self.optim)),
+            "optimizer": self._optimizer_name(),
             "gradient_checkpointing": self.gradient_checkpointing,
             "deepspeed": self.deepspeed,
             "is_fsdp": self.launch()["engine"] == "FSDP",

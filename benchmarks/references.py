@@ -6,6 +6,7 @@ logging needs are replaced by empty ones.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import statistics
 import sys
@@ -108,6 +109,16 @@ class Words:
 
     def __len__(self) -> int:
         return 32100
+
+
+def step_parser(description: str) -> argparse.ArgumentParser:
+    """The flags of every benchmark that compares steps: whose, of which shape, how large."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--nano_t5", type=Path, help="a clone of nanoT5 to measure itself")
+    parser.add_argument("--shape", default="t5-v1_1-small")
+    parser.add_argument("--changes", default="", help="of the shape: num_layers=4,...")
+    parser.add_argument("--batch", type=int, default=4)
+    return parser
 
 
 def shape_changes(text: str) -> dict[str, int]:

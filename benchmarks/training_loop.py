@@ -21,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cpu_threads  # isort: skip  # noqa: E402, F401 (before torch)
 
-import argparse  # noqa: E402
 import contextlib  # noqa: E402
 import io  # noqa: E402
 import statistics  # noqa: E402
@@ -43,6 +42,7 @@ from references import (  # noqa: E402
     our_model,
     shape_changes,
     spread,
+    step_parser,
     stock_model,
 )
 from torch.utils.data import DataLoader, Dataset  # noqa: E402
@@ -173,11 +173,7 @@ def run_nano_t5(flags, *, folder: str, clock, model) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--nano_t5", type=Path, help="a clone of nanoT5 to measure itself")
-    parser.add_argument("--shape", default="t5-v1_1-small")
-    parser.add_argument("--changes", default="", help="of the shape: num_layers=4,...")
-    parser.add_argument("--batch", type=int, default=4)
+    parser = step_parser(__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=6, help="of a run")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--compile", default="none", choices=["none", "blocks"])

@@ -34,6 +34,7 @@ from references import (  # noqa: E402
     our_model,
     shape_changes,
     spread,
+    step_parser,
     stock_model,
 )
 
@@ -111,11 +112,7 @@ def make_batch(num_examples: int, *, device: str) -> dict[str, torch.Tensor]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--nano_t5", type=Path, help="a clone of nanoT5 to measure itself")
-    parser.add_argument("--shape", default="t5-v1_1-small")
-    parser.add_argument("--changes", default="", help="of the shape: num_layers=4,...")
-    parser.add_argument("--batch", type=int, default=4)
+    parser = step_parser(__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--compiled", action="store_true", help="the compiled ways as well")
     parser.add_argument("--attn_implementation", default="auto", help="ours")
