@@ -64,7 +64,9 @@ def test_a_preempted_run_comes_back_to_the_same_losses(slurm, undisturbed, tmp_p
     (saved,) = [p.name for p in (tmp_path / "out").glob("checkpoint-*")]
     assert 50 <= int(saved.removeprefix("checkpoint-")) < STEPS
     assert not (tmp_path / "out" / "model.safetensors").exists()
-    slurm("scontrol", "update", f"JobId={job}", "StartTime=now")  # not in two minutes
+    # Not in two minutes, but not at once: in the second in which the nodes revoked its credential
+    # they would refuse it ("Killing non-startable batch").
+    slurm("scontrol", "update", f"JobId={job}", "StartTime=now+3")
     text = slurm.wait(job, log=log)
     assert "was asked to stop; its step saves a checkpoint" in text
     assert losses(tmp_path / "out") == losses(folder)
