@@ -91,10 +91,13 @@ def count_steps_per_epoch(
 
 
 def num_times(strategy: str, every: float, *, num_steps: int, num_epochs: float) -> int:
-    """How often something happens: every so many steps (below 1 a share of the run) or epochs."""
+    """How often something happens: every so many steps (below 1 a share of the run) or epochs.
+
+    The last step is evaluated and saved too where its number is not one of them.
+    """
     if strategy == "no":
         return 0
     if strategy == "epoch":
         return math.ceil(num_epochs)
     interval = math.ceil(num_steps * every) if every < 1 else every
-    return int(num_steps // interval)
+    return math.ceil(num_steps / interval)

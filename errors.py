@@ -85,6 +85,18 @@ def exit_codes() -> Iterator[None]:
         sys.exit(EXIT_INTERRUPTED)
 
 
+def end_quietly_when_interrupted() -> None:
+    """Ctrl-C outside `exit_codes`, such as while modules load, leaves a sentence, no traceback."""
+
+    def show(kind, error, traceback) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            _say("Interrupted before anything was done.")
+        else:
+            sys.__excepthook__(kind, error, traceback)
+
+    sys.excepthook = show
+
+
 def run_program(main: Callable[[], object]) -> None:
     """Runs `main` and leaves with the exit codes of the contract, 0 included."""
     with exit_codes():

@@ -17,7 +17,13 @@ from pathlib import Path
 
 from amounts import BINARY_PREFIXES, parse_amount, tokens_in_examples
 from arguments_t5 import AMOUNTS, PROGRAMS
-from errors import Problems, UserError, did_you_mean, exit_codes
+from errors import (
+    Problems,
+    UserError,
+    did_you_mean,
+    end_quietly_when_interrupted,
+    exit_codes,
+)
 from help_t5 import asked_help, bash_completion, help_text, starts_the_trainer, trainers_flags
 from recipes_t5 import read_recipe
 from run_files_t5 import SECRETS, without_secrets
@@ -67,6 +73,7 @@ def answer_early(classes: Sequence[type], *, about: str) -> None:
 
     Ends the program in both cases; `about` is its docstring.
     """
+    end_quietly_when_interrupted()
     with exit_codes():
         words = sys.argv[1:]
         _answer_questions(classes, words, about=about)

@@ -66,6 +66,11 @@ OVERRIDES = {
 def rehearsal_folder(output_dir: str, *, is_main: bool) -> Iterator[Path]:
     """A folder in the output folder, on the disk that the run will write to; nothing stays."""
     folder = Path(output_dir) / FOLDER
+    if "," in str(folder):
+        raise UserError(
+            f"--dry_run: --output_dir {output_dir} has a comma, and the dry run names files there "
+            "in a list with commas. Give another --output_dir."
+        )
     made = [path for path in folder.parents if not path.exists()]
     if is_main:
         shutil.rmtree(folder, ignore_errors=True)  # of a rehearsal that was killed

@@ -86,7 +86,7 @@ def read_run(folder: str | Path) -> RunRecord:
     checkpoints = _checkpoints(folder)
     log, results = _read(folder / "log_history.json"), _read(folder / "all_results.json")
     if log is None and checkpoints:
-        log = _read(checkpoints[-1] / "trainer_state.json")["log_history"]
+        log = _log_of(checkpoints[-1] / "trainer_state.json")
     if log is None and results is None:
         raise UserError(
             f"{folder} is no folder of a run: it holds neither log_history.json nor a checkpoint. "
@@ -97,7 +97,7 @@ def read_run(folder: str | Path) -> RunRecord:
     return RunRecord(
         name=folder.resolve().name,
         folder=folder,
-        settings=(yaml.safe_load(settings.read_text(encoding="utf-8")) if settings else None) or {},
+        settings=_settings_of(settings) if settings else {},
         log=log or [],
         results=results or {},
         is_finished=results is not None,
@@ -140,6 +140,23 @@ def _checkpoints(folder: Path) -> list[Path]:
         if path.parent.name.removeprefix("checkpoint-").isdigit()
     ]
     return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
+def _log_of(state_file: Path) -> list[dict]:
+    state = _read(state_file)
+    if not isinstance(state, dict) or not isinstance(state.get("log_history"), list):
+        raise UserError(f"{state_file} cannot be read (no log_history). Leave this run out.")
+    return state["log_history"]
+
+
+def _settings_of(path: Path) -> dict[str, object]:
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (ValueError, OSError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read ({error}). Leave this run out.") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} cannot be read (no names and values). Leave this run out.")
+    return settings
 
 
 def _read(path: Path) -> dict | list | None:

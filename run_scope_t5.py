@@ -140,12 +140,14 @@ def same_random_numbers() -> Iterator[None]:
     import torch
 
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    of_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     try:
         yield
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])
         torch.set_rng_state(before[2])
+        torch.cuda.set_rng_state_all(of_gpus)
 
 
 @contextlib.contextmanager

@@ -89,6 +89,10 @@ class T5TrainingArguments(TrainingFlags, Seq2SeqTrainingArguments):
         if os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"):
             # Trials of a sweep share their flags' folder; each gets one of its own in it.
             self.output_dir = os.path.join(self.output_dir, plain_name(os.environ["WANDB_RUN_ID"]))
+        # transformers 5.23 warns of these names, the only ones that 5.20 (Python 3.10) knows.
+        for name in ("checkpointing", "checkpointing_kwargs"):
+            if getattr(self, f"activation_{name}", False) is None:
+                setattr(self, f"activation_{name}", getattr(self, f"gradient_{name}"))
         if not self.do_eval:
             self.eval_strategy, self.load_best_model_at_end = "no", False
         if self.fp16 and not self.force_fp16:

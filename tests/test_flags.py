@@ -1,6 +1,7 @@
 """Proves that flags and recipes parse as promised and that every mistake gets one sentence."""
 
 import os
+import warnings
 
 import pytest
 import yaml
@@ -42,6 +43,13 @@ class SpellingTest(parameterized.TestCase):
         self.assertIsNone(parse("--patience", "3", "--patience", "None")[1].patience)
         self.assertIsNone(parse("--save_total_limit=None")[2].save_total_limit)
         self.assertEqual(parse("--seed=None")[2].seed, 42)
+
+    def test_gradient_checkpointing_is_known_by_this_name_without_a_warning(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)
+            args = parse("--gradient_checkpointing", "--gradient_checkpointing_kwargs={}")[2]
+        self.assertIs(args.gradient_checkpointing, True)
+        self.assertEqual(args.gradient_checkpointing_kwargs, {})
 
     def test_the_last_mention_wins(self):
         self.assertEqual(parse("--seed", "1", "--seed=2")[2].seed, 2)

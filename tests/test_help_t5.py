@@ -3,7 +3,9 @@ a group and a text that agrees with its default, nothing long is loaded for it o
 flag, and bash can complete what is shown."""
 
 import dataclasses
+import os
 import re
+import signal
 import subprocess
 import sys
 import typing
@@ -53,6 +55,27 @@ def shown(program: str, capsys, *words: str) -> str:
 
 
 # ---- nothing long is loaded ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("program", "long", "words"),
+    [
+        ("pre_train_t5.py", "torch", []),
+        ("fine_tune_t5.py", "torch", []),
+        ("train_tokenizer_t5.py", "tokenizers", ["--output_dir", "out"]),
+    ],
+)
+def test_ctrl_c_while_modules_load_leaves_a_sentence(program, long, words, tmp_path):
+    (tmp_path / f"{long}.py").write_text("raise KeyboardInterrupt\n")
+    done = subprocess.run(
+        [sys.executable, program, *words],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == f"{program}: Interrupted before anything was done.\n"
 
 
 @pytest.mark.parametrize("program", [*PROGRAMS, "predictions.py"])

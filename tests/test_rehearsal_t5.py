@@ -83,7 +83,7 @@ def test_what_is_not_known_is_not_told():
 
 @pytest.mark.parametrize(
     ("strategy", "every", "times"),
-    [("no", 10, 0), ("steps", 10, 10), ("steps", 30, 3), ("steps", 0.1, 10), ("steps", 0.3, 3)],
+    [("no", 10, 0), ("steps", 10, 10), ("steps", 30, 4), ("steps", 0.1, 10), ("steps", 0.3, 4)],
 )
 def test_how_often_something_happens(strategy, every, times):
     assert num_times(strategy, every, num_steps=100, num_epochs=2.5) == times
@@ -107,6 +107,11 @@ def test_the_folder_and_those_made_for_it_are_gone(tmp_path):
             (folder / "out" / "model.safetensors").write_text("x")
     assert tree(tmp_path) == {"kept/run.yaml": b"a: 1\n"}
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    with (
+        pytest.raises(UserError, match="has a comma"),
+        rehearsal_folder(str(tmp_path / "a,b"), is_main=True),
+    ):
+        pass
     with pytest.raises(KeyError), rehearsal_folder(str(tmp_path / "new"), is_main=True) as folder:
         folder.mkdir(parents=True)
         raise KeyError

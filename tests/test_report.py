@@ -76,6 +76,21 @@ def test_what_is_no_run_gets_one_sentence(tmp_path):
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("run.yaml", "seed: [", "run.yaml cannot be read"),
+        ("run.yaml", "- seed", r"run.yaml cannot be read \(no names and values\)"),
+        ("trainer_state.json", "[]", r"trainer_state.json cannot be read \(no log_history\)"),
+        ("trainer_state.json", "{}", r"trainer_state.json cannot be read \(no log_history\)"),
+    ],
+)
+def test_a_file_that_says_something_else_is_named(tmp_path, name, content, said):
+    (make_unfinished(tmp_path / "a") / "checkpoint-10" / name).write_text(content)
+    with pytest.raises(UserError, match=said):
+        read_run(tmp_path / "a")
+
+
 def test_runs_of_one_name_are_told_apart(tmp_path):
     runs = read_runs([make_run(tmp_path / "x" / "out"), make_run(tmp_path / "y" / "out")])
     assert [run.name for run in runs] == ["x/out", "y/out"]
