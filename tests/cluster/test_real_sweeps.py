@@ -90,6 +90,22 @@ def test_an_agent_runs_deepspeed(tmp_path, words, slurm):  # noqa: F811
         check_runs(service, tmp_path, number=1)
 
 
+def test_a_parameter_that_is_no_flag_ends_its_trial_with_a_sentence(tmp_path, words, slurm):  # noqa: F811
+    path = write_sweep(tmp_path, **words, launcher=TWO_RANKS, learning_rates=[0.01])
+    sweep = yaml.safe_load(path.read_text())
+    sweep["parameters"]["lerning_rate"] = sweep["parameters"].pop("learning_rate")
+    path.write_text(yaml.safe_dump(sweep))
+    with StandIn() as service:
+        environment = {**service.environment, "WANDB_DIR": str(tmp_path)}
+        slurm("wandb", "sweep", path, **environment)
+        done = slurm.run("wandb", "agent", SWEEP_ID, seconds=60, **environment)
+        said = "Unknown flag --lerning_rate. Did you mean learning_rate?"
+        assert said in done.stdout, done.stdout
+        assert "trials" not in {folder.name for folder in tmp_path.iterdir()}
+        (run,) = service.runs.values()
+        assert run["summary"] == {} and not service.trials["sweep0"]
+
+
 def test_agents_on_two_nodes(tmp_path, words, slurm):  # noqa: F811
     path = write_sweep(tmp_path, **words, launcher=TWO_RANKS, learning_rates=[0.01, 0.001])
     log = tmp_path / "job.log"
