@@ -113,6 +113,8 @@ class _LeanAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, query, key, value, bias, mask, dropout):
+        # Every product would copy what is not contiguous anew, and a transposed copy takes longer.
+        query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
         shares = torch.matmul(query, key.transpose(2, 3))
         for table in (bias, mask):
             if table is not None:
@@ -140,9 +142,21 @@ class _LeanAttention(torch.autograd.Function):
         by_key = torch.matmul(by_scores.transpose(2, 3), query)
         by_bias = None
         if ctx.needs_input_grad[3]:
-            shape, dtype = ctx.bias_like
-            by_bias = by_scores.sum_to_size(shape).to(dtype)  # summed in float32
+            by_bias = _summed_like(by_scores, *ctx.bias_like)
         return by_query, by_key, by_value, by_bias, None, None
+
+
+def _summed_like(table: torch.Tensor, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+    """A table [batch, heads, queries, keys] summed in float32 over what has one entry in `shape`.
+
+    On a CPU row by row: torch's own sum of a bfloat16 table takes 7 times as long there.
+    """
+    if shape[0] == 1 and table.is_cpu and not torch.compiler.is_compiling():
+        total = table[:1].float()
+        for row in table[1:]:
+            total += row
+        return total.to(dtype)
+    return table.sum_to_size(shape).to(dtype)
 
 
 def lean_attention(

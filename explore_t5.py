@@ -9,7 +9,7 @@ MODEL is a folder (adapters alike) or a Hub name. Nothing leaves this machine; C
 
 from __future__ import annotations
 
-import cpu_threads  # isort: skip  # noqa: F401 (before torch)
+import cpu_process  # isort: skip  # noqa: F401 (before torch)
 
 import argparse
 import html

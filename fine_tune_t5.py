@@ -11,7 +11,7 @@ A task is an entry of constants.DATASET_VALS, or a YAML file of the same keys
 
 from __future__ import annotations
 
-import cpu_threads  # isort: skip  # noqa: F401 (before torch)
+import cpu_process  # isort: skip  # noqa: F401 (before torch)
 
 from arguments_t5 import FINE_TUNING, FineTuningDataArguments, FineTuningModelArguments
 from flags import answer_early, changed_settings, parse_flags

@@ -130,7 +130,7 @@ class _SummedLoss(torch.autograd.Function):
         with torch.autocast(states.device.type, enabled=False):
             table = weight.to(compute)
             by_states = torch.empty_like(states) if needs_states else None
-            by_weight = torch.zeros_like(weight, dtype=wide) if needs_weight else None
+            by_weight = None
             sums = torch.zeros(2, dtype=wide, device=states.device)
             for part in _chunks(len(states), weight, chunk_tokens):
                 inputs = states[part].to(compute)
@@ -144,8 +144,12 @@ class _SummedLoss(torch.autograd.Function):
                 if needs_states:
                     by_states[part] = gradient @ table
                 if needs_weight:
-                    by_weight += gradient.T @ inputs
-        ctx.weight_dtype = weight.dtype
+                    part_of_weight = gradient.T @ inputs
+                    if by_weight is None:
+                        by_weight = part_of_weight  # of one chunk it stays as it is
+                    else:
+                        by_weight = by_weight.to(wide).add_(part_of_weight.to(wide))
+        ctx.weight_dtype, ctx.wide = weight.dtype, wide
         ctx.save_for_backward(by_states, by_weight)
         return sums
 
@@ -155,7 +159,7 @@ class _SummedLoss(torch.autograd.Function):
         if by_states is not None:
             by_states = by_states * gradient[0]
         if by_weight is not None:
-            by_weight = by_weight.mul_(gradient[0]).to(ctx.weight_dtype)
+            by_weight = by_weight.to(ctx.wide).mul_(gradient[0]).to(ctx.weight_dtype)
         return by_states, by_weight, None, None, None, None
 
 

@@ -11,7 +11,7 @@ command goes on.
 
 from __future__ import annotations
 
-import cpu_threads  # isort: skip  # noqa: F401 (before torch)
+import cpu_process  # isort: skip  # noqa: F401 (before torch)
 
 from arguments_t5 import PRE_TRAINING, PreTrainingDataArguments, PreTrainingModelArguments
 from flags import answer_early, changed_settings, parse_flags

@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/busy_cpu.py
 
 Times forward + backward of the demo's model, beside 0, 1 and 2 processes that never rest, with
-OpenMP's default, a short spin (this project's setting, cpu_threads.py), no spin, and one thread.
+OpenMP's default, a short spin (this project's setting, cpu_process.py), no spin, and one thread.
 """
 
 from __future__ import annotations

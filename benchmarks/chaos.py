@@ -31,7 +31,7 @@ import psutil  # noqa: E402
 from record import append_row  # noqa: E402
 from tiny_run import history, start, torchrun, weights, words_of  # noqa: E402
 
-import cpu_threads  # noqa: E402, F401
+import cpu_process  # noqa: E402, F401
 import pre_train_t5  # noqa: E402
 from checkpoints_t5 import BadCheckpoint, numbered_folders, step_of, verify_checkpoint  # noqa: E402
 from errors import run_program  # noqa: E402

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import cpu_threads  # isort: skip  # noqa: E402, F401 (before torch)
+import cpu_process  # isort: skip  # noqa: E402, F401 (before torch)
 
 import argparse  # noqa: E402
 import contextlib  # noqa: E402

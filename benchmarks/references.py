@@ -1,7 +1,8 @@
-"""The models that steps, loops and memory are measured with: ours, the library's, nanoT5's.
+"""What is measured beside ours: the library's model, nanoT5's, and the collators of both.
 
-All have the same weights. Of a clone of nanoT5 its own modules are loaded; packages that only its
-logging needs are replaced by empty ones.
+All models have the same weights. Of a clone of nanoT5 its own modules are loaded; packages that
+only its logging needs are replaced by empty ones. Nothing here sets what this project's programs
+set for their process (cpu_process.py).
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ import argparse
 import importlib
 import statistics
 import sys
-from collections.abc import Sequence
+import typing
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import torch
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
+from transformers.utils import PaddingStrategy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -25,6 +29,8 @@ from layers_t5 import with_fast_layers  # noqa: E402
 from loss_t5 import with_loss_head  # noqa: E402
 
 VOCABULARY = 32128
+INPUTS, TARGETS = 512, 114
+DENSITY, MEAN_SPAN = 0.15, 3.0
 FOR_LOGGING_ONLY = ("omegaconf", "neptune", "hydra")
 
 
@@ -95,8 +101,6 @@ def nano_t5_model(clone: Path, shape: str, **changes) -> torch.nn.Module:
 
 def nano_t5_optimizer(clone: Path, model: torch.nn.Module, *, lr: float) -> torch.optim.Optimizer:
     """nanoT5's own AdamW with steps scaled by the RMS of a weight."""
-    from input_pipeline import nano_t5_collator
-
     return sys.modules[type(nano_t5_collator(clone, Words())).__module__].AdamWScale(
         model.parameters(), lr=lr, weight_decay=0.0
     )
@@ -109,6 +113,80 @@ class Words:
 
     def __len__(self) -> int:
         return 32100
+
+
+class LoopCollator:
+    """Span corruption as the flax example and nanoT5 do it; `shift` adds decoder inputs (flax)."""
+
+    def __init__(self, tokenizer, *, shift: bool):
+        self.num_ids = len(tokenizer)
+        self.eos_id, self.pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+        self.shift = shift
+
+    def __call__(self, examples: list[dict]) -> dict[str, torch.Tensor]:
+        tokens = np.array([example["input_ids"] for example in examples])
+        mask = np.asarray([self.draw_mask(tokens.shape[1]) for _ in examples])
+        inputs = self.keep(tokens, self.sentinels(mask.astype(np.int8)))
+        labels = self.keep(tokens, self.sentinels((~mask).astype(np.int8)))
+        assert inputs.shape[1] == INPUTS and labels.shape[1] == TARGETS
+        batch = {"input_ids": inputs, "labels": labels}
+        if self.shift:
+            shifted = np.zeros_like(labels)
+            shifted[:, 1:] = labels[:, :-1]
+            shifted[:, 0] = self.pad_id
+            batch["decoder_input_ids"] = np.where(shifted == -100, self.pad_id, shifted)
+        return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+    def draw_mask(self, length: int) -> np.ndarray:
+        num_noise = min(max(int(np.round(length * DENSITY)), 1), length - 1)
+        num_spans = max(int(np.round(num_noise / MEAN_SPAN)), 1)
+        noise = self.segment_lengths(num_noise, num_spans)
+        other = self.segment_lengths(length - num_noise, num_spans)
+        lengths = np.stack([other, noise], axis=1).reshape(-1)
+        begins = np.zeros(length, dtype=np.int8)
+        begins[np.cumsum(lengths)[:-1]] = True
+        return np.cumsum(begins) % 2 == 1
+
+    @staticmethod
+    def segment_lengths(num_items: int, num_segments: int) -> np.ndarray:
+        is_border = np.arange(num_items - 1) < num_segments - 1
+        np.random.shuffle(is_border)
+        segment_of_item = np.cumsum(np.pad(is_border, [[1, 0]]))
+        return np.unique(segment_of_item, return_counts=True)[1]
+
+    def sentinels(self, mask: np.ndarray) -> np.ndarray:
+        begins = mask - np.roll(mask, 1, axis=-1) * mask
+        begins[:, 0] = mask[:, 0]
+        numbers = np.where(begins != 0, np.cumsum(begins, axis=-1), begins)
+        ids = np.where(numbers != 0, self.num_ids - numbers, 0)
+        return ids - (mask - begins)
+
+    def keep(self, tokens: np.ndarray, sentinels: np.ndarray) -> np.ndarray:
+        merged = np.where(sentinels != 0, sentinels, tokens)
+        rows = merged[merged >= 0].reshape(len(tokens), -1)
+        return np.concatenate([rows, np.full((len(rows), 1), self.eos_id)], axis=-1)
+
+
+def nano_t5_collator(clone: Path, tokenizer) -> Callable:
+    """The collator of a clone of nanoT5."""
+    path = clone / "nanoT5" / "utils" / "copied_utils.py"
+    module = sys.modules["copied_utils"] = ModuleType("copied_utils")
+    # Names that the transformers of its time gave along with `import *`.
+    vars(module).update(
+        Union=typing.Union,
+        Optional=typing.Optional,
+        PaddingStrategy=PaddingStrategy,
+        PreTrainedTokenizerBase=PreTrainedTokenizerBase,
+    )
+    exec(compile(path.read_text(), str(path), "exec"), vars(module))
+    return module.DataCollatorForT5MLM(
+        tokenizer=tokenizer,
+        noise_density=DENSITY,
+        mean_noise_span_length=MEAN_SPAN,
+        input_length=INPUTS,
+        target_length=TARGETS,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 def step_parser(description: str) -> argparse.ArgumentParser:

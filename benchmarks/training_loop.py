@@ -5,8 +5,9 @@
 
 All that a step costs counts: fetching and corrupting windows of 568 tokens, collation, the step,
 clipping, the optimizer, logging. The time of a step is that between two calls of the collator, the
-first two of a run left out. Runs of so many steps take turns, each with a model of the same
-weights; ratios are taken within a turn, of processor seconds on a CPU, of seconds on a GPU.
+first two of a run left out. Runs of so many steps take turns, each in a process of its own with a
+model of the same weights; only ours has what this project sets for a process (cpu_process.py).
+Ratios are taken within a turn, of processor seconds on a CPU, of seconds on a GPU.
 The stock Trainer has the algorithm of the flax example's collator and its default optimizer;
 nanoT5 is a clone's own model, collator, optimizer and loop; ours is what pre_train_t5.py does with
 nanoT5's optimizer (--optim adamw_rms).
@@ -19,11 +20,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import cpu_threads  # isort: skip  # noqa: E402, F401 (before torch)
+if sys.argv[-1] == "ours":
+    import cpu_process  # isort: skip  # noqa: F401 (before torch)
 
 import contextlib  # noqa: E402
 import io  # noqa: E402
+import json  # noqa: E402
 import statistics  # noqa: E402
+import subprocess  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
@@ -32,10 +36,11 @@ from types import SimpleNamespace  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
-from input_pipeline import LoopCollator, nano_t5_collator  # noqa: E402
 from record import append_row  # noqa: E402
 from references import (  # noqa: E402
+    LoopCollator,
     Words,
+    nano_t5_collator,
     nano_t5_model,
     nano_t5_module,
     nano_t5_optimizer,
@@ -172,28 +177,46 @@ def run_nano_t5(flags, *, folder: str, clock, model) -> list[float]:
     return timed.times
 
 
+WAYS = {
+    "nanoT5": (run_nano_t5, lambda flags, **rest: nano_t5_model(flags.nano_t5, **rest)),
+    "stock": (run_stock, lambda flags, **rest: stock_model(**rest)),
+    "ours": (
+        run_ours,
+        lambda flags, **rest: our_model(use_cpu=not torch.cuda.is_available(), **rest),
+    ),
+}
+
+
+def step_seconds(way: str, flags) -> list[float]:
+    """Of each step of a run in this process but the first ones."""
+    run, make = WAYS[way]
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+    model = make(flags, shape=flags.shape, **shape_changes(flags.changes))
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        times = run(flags, folder=folder, clock=clock, model=model)
+    return np.diff(times[: flags.steps + 1])[WARM_UP:].tolist()
+
+
+def in_own_process(way: str) -> list[float]:
+    words = [sys.executable, __file__, *sys.argv[1:], "--way", way]
+    return json.loads(subprocess.check_output(words, text=True).splitlines()[-1])
+
+
 def main() -> None:
     parser = step_parser(__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=6, help="of a run")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--compile", default="none", choices=["none", "blocks"])
+    parser.add_argument("--way", choices=list(WAYS), help="one run of this one alone")
     flags = parser.parse_args()
-    changes, use_cpu = shape_changes(flags.changes), not torch.cuda.is_available()
-    clock = time.process_time if use_cpu else time.perf_counter
-    ways = {
-        "stock": (run_stock, lambda: stock_model(flags.shape, **changes)),
-        "ours": (run_ours, lambda: our_model(flags.shape, use_cpu=use_cpu, **changes)),
-    }
-    if flags.nano_t5:
-        nano = (run_nano_t5, lambda: nano_t5_model(flags.nano_t5, flags.shape, **changes))
-        ways = {"nanoT5": nano, **ways}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    if flags.way:
+        print(json.dumps(step_seconds(flags.way, flags)))
+        return
+    ways = [way for way in WAYS if way != "nanoT5" or flags.nano_t5]
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(flags.turns):
-        for name, (run, make) in ways.items():
-            with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-                times = run(flags, folder=folder, clock=clock, model=make())
-            steps = np.diff(times[: flags.steps + 1])[WARM_UP:]
-            seconds[name].append(statistics.median(steps))
+        for way in ways:
+            seconds[way].append(statistics.median(in_own_process(way)))
     base = next(iter(ways))
     print(f"{flags.shape} {flags.changes} batch {flags.batch}, compile {flags.compile}")
     for name in ways:
@@ -208,7 +231,7 @@ def main() -> None:
             "steps": flags.steps,
             "turns": flags.turns,
             "threads": torch.get_num_threads(),
-            "device": "cpu" if use_cpu else torch.cuda.get_device_name(),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "seconds_min_median_max": spread(seconds[name]),
             "ratio_min_median_max": ratios,
         }

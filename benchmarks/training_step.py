@@ -6,9 +6,10 @@
 A step is forward, loss, backward, clipping and the optimizer, under autocast, on one fixed batch.
 All ways start from the same weights and take turns within each round; ratios are taken within a
 round, of processor seconds on a CPU, where other processes then disturb them less, and of seconds
-on a GPU. `ours` and nanoT5 have the same optimizer, so that their losses must stay together; the
-stock model has the Trainer's default, AdamW, fused. Compiled, ours compiles block by block, the
-others as a whole, as they do it.
+on a GPU. On a CPU each way has a process of its own, and only ours has what this project sets for
+a process (cpu_process.py). `ours` and nanoT5 have the same optimizer, so that their losses must
+stay together; the stock model has the Trainer's default, AdamW, fused. Compiled, ours compiles
+block by block, the others as a whole, as they do it.
 """
 
 from __future__ import annotations
@@ -18,17 +19,23 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import cpu_threads  # isort: skip  # noqa: E402, F401 (before torch)
+if sys.argv[-1].startswith("ours"):
+    import cpu_process  # isort: skip  # noqa: F401 (before torch)
 
 import argparse  # noqa: E402
 import functools  # noqa: E402
+import json  # noqa: E402
 import statistics  # noqa: E402
+import subprocess  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 
 import torch  # noqa: E402
 from record import append_row  # noqa: E402
 from references import (  # noqa: E402
+    INPUTS,
+    TARGETS,
+    config_of,
     nano_t5_model,
     nano_t5_optimizer,
     our_model,
@@ -43,7 +50,8 @@ from flops_t5 import peak_flops, training_flops  # noqa: E402
 from loss_t5 import answering_with, summed_loss  # noqa: E402
 from optimizer_t5 import RmsScaledAdamW  # noqa: E402
 
-INPUTS, TARGETS, LEARNING_RATE = 512, 114, 1e-2
+LEARNING_RATE = 1e-2
+COMPILED = ", compiled"
 
 
 class Way:
@@ -53,15 +61,45 @@ class Way:
         self.model, self.optimizer, self.loss_of = model, optimizer, loss_of
         self.run = model if run is None else run
 
-    def step(self, batch: dict[str, torch.Tensor]) -> float:
-        """One step; its loss, for which nanoT5 waits in each step and the others here too."""
-        with torch.autocast(batch["labels"].device.type, torch.bfloat16):
+    def step(self, batch: dict[str, torch.Tensor]) -> tuple[float, float]:
+        """Seconds and loss of a step; the loss is waited for, as nanoT5 does in each step."""
+        device = batch["labels"].device.type
+        clock = time.process_time if device == "cpu" else time.perf_counter
+        started = clock()
+        with torch.autocast(device, torch.bfloat16):
             loss = self.loss_of(self, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return loss.item()
+        value = loss.item()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return clock() - started, value
+
+
+class OwnProcess:
+    """A way in a process of its own, which makes a step for each line it reads."""
+
+    def __init__(self, name: str):
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, *sys.argv[1:], "--way", name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def step(self, batch: dict[str, torch.Tensor]) -> tuple[float, float]:
+        self.process.stdin.write("step\n")
+        self.process.stdin.flush()
+        seconds, loss = json.loads(self.process.stdout.readline())
+        return seconds, loss
+
+
+def serve(way: Way, batch: dict[str, torch.Tensor]) -> None:
+    """The other end of it."""
+    for _ in sys.stdin:
+        print(json.dumps(way.step(batch)), flush=True)
 
 
 def loss_in_chunks(way: Way, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -78,27 +116,24 @@ def loss_of_model(way: Way, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     return way.run(**inputs).loss
 
 
-def make_ways(flags: argparse.Namespace, device: str) -> dict[str, Way]:
+def make_way(name: str, flags: argparse.Namespace, device: str) -> Way:
     changes = shape_changes(flags.changes)
-    ways = {}
-    for compiled in (False, True) if flags.compiled else (False,):
-        mark = ", compiled" if compiled else ""
-        whole = torch.compile if compiled else lambda model: model
-        if flags.nano_t5:
-            model = nano_t5_model(flags.nano_t5, flags.shape, **changes).to(device)
-            optimizer = nano_t5_optimizer(flags.nano_t5, model, lr=LEARNING_RATE)
-            ways["nanoT5" + mark] = Way(model, optimizer, loss_of_model, run=whole(model))
+    compiled = name.endswith(COMPILED)
+    whole = torch.compile if compiled else lambda model: model
+    if name.startswith("nanoT5"):
+        model = nano_t5_model(flags.nano_t5, flags.shape, **changes).to(device)
+        optimizer = nano_t5_optimizer(flags.nano_t5, model, lr=LEARNING_RATE)
+        return Way(model, optimizer, loss_of_model, run=whole(model))
+    if name.startswith("stock"):
         model = stock_model(flags.shape, **changes).to(device)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-        ways["stock" + mark] = Way(model, optimizer, loss_of_model, run=whole(model))
-        model = our_model(
-            flags.shape, use_cpu=device == "cpu", attention=flags.attn_implementation, **changes
-        ).to(device)
-        if compiled:
-            compile_blocks(model)
-        optimizer = RmsScaledAdamW(model.parameters(), lr=LEARNING_RATE)
-        ways["ours" + mark] = Way(model, optimizer, loss_in_chunks)
-    return ways
+        return Way(model, optimizer, loss_of_model, run=whole(model))
+    model = our_model(
+        flags.shape, use_cpu=device == "cpu", attention=flags.attn_implementation, **changes
+    ).to(device)
+    if compiled:
+        compile_blocks(model)
+    return Way(model, RmsScaledAdamW(model.parameters(), lr=LEARNING_RATE), loss_in_chunks)
 
 
 def make_batch(num_examples: int, *, device: str) -> dict[str, torch.Tensor]:
@@ -116,25 +151,30 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--compiled", action="store_true", help="the compiled ways as well")
     parser.add_argument("--attn_implementation", default="auto", help="ours")
+    parser.add_argument("--way", help="only this one, a step for each line of standard input")
     flags = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    clock = time.process_time if device == "cpu" else time.perf_counter
-    ways, batch = make_ways(flags, device), make_batch(flags.batch, device=device)
-    first, seconds, losses = {}, {name: [] for name in ways}, {name: [] for name in ways}
-    for turn in range(flags.rounds + 1):  # the first is warm-up, and compiles
+    batch = make_batch(flags.batch, device=device)
+    if flags.way:
+        serve(make_way(flags.way, flags, device), batch)
+        return
+    peers = ["nanoT5", "stock"] if flags.nano_t5 else ["stock"]
+    names = [*peers, "ours"]
+    names += [name + COMPILED for name in names] if flags.compiled else []
+    make = OwnProcess if device == "cpu" else lambda name: make_way(name, flags, device)
+    ways = {name: make(name) for name in names}
+    seconds, losses = {name: [] for name in ways}, {name: [] for name in ways}
+    for _ in range(flags.rounds + 1):  # the first is warm-up, and compiles
         for name, way in ways.items():
-            started = clock()
-            losses[name].append(way.step(batch))
-            if turn:
-                seconds[name].append(clock() - started)
-            else:
-                first[name] = clock() - started
-    report(flags, ways, first=first, seconds=seconds, losses=losses, device=device)
+            took, loss = way.step(batch)
+            seconds[name].append(took)
+            losses[name].append(loss)
+    report(flags, seconds=seconds, losses=losses, device=device)
 
 
-def report(flags, ways, *, first, seconds, losses, device) -> None:
+def report(flags, *, seconds: dict[str, list], losses: dict[str, list], device: str) -> None:
     """The table, and a row of results for each way."""
-    config = next(iter(ways.values())).model.config
+    config = config_of(flags.shape, **shape_changes(flags.changes))
     flops = training_flops(
         config, num_examples=flags.batch, input_tokens=INPUTS, target_tokens=TARGETS
     )
@@ -142,11 +182,11 @@ def report(flags, ways, *, first, seconds, losses, device) -> None:
     peak = peak_flops(device_name)
     unit = "processor s" if device == "cpu" else "s"
     print(f"{flags.shape} {flags.changes} batch {flags.batch}, {torch.get_num_threads()} threads")
-    for name in ways:
-        mark = ", compiled" if name.endswith(", compiled") else ""
-        base = ("nanoT5" if flags.nano_t5 else "stock") + mark
-        ratios = spread([a / b for a, b in zip(seconds[base], seconds[name], strict=True)])
-        middle = statistics.median(seconds[name])
+    for name, (first, *times) in seconds.items():
+        base = "nanoT5" if flags.nano_t5 else "stock"
+        base += COMPILED if name.endswith(COMPILED) else ""
+        ratios = spread([a / b for a, b in zip(seconds[base][1:], times, strict=True)])
+        middle = statistics.median(times)
         gap = max(abs(a - b) for a, b in zip(losses[base], losses[name], strict=True))
         append_row(
             "training_step",
@@ -159,8 +199,8 @@ def report(flags, ways, *, first, seconds, losses, device) -> None:
                 "threads": torch.get_num_threads(),
                 "device": device_name,
                 "rounds": flags.rounds,
-                "seconds_min_median_max": spread(seconds[name]),
-                "first_step_seconds": first[name],
+                "seconds_min_median_max": spread(times),
+                "first_step_seconds": first,
                 "ratio_min_median_max": ratios,
                 "first_loss": losses[name][0],
                 "largest_loss_gap": gap,
@@ -170,7 +210,7 @@ def report(flags, ways, *, first, seconds, losses, device) -> None:
         low, median, high = ratios
         print(
             f"{name:<18}{middle:>8.3f} {unit}  {low:.2f}x {median:.2f}x {high:.2f}x  "
-            f"first step {first[name]:.1f}  loss {losses[name][0]:.4f}, gap {gap:.4f}",
+            f"first step {first:.1f}  loss {losses[name][0]:.4f}, gap {gap:.4f}",
             flush=True,
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import cpu_threads  # noqa: F401 (before torch)
+import cpu_process  # noqa: F401 (before torch)
 from checkpoints_t5 import checkpoint_folder, prepare_staging, seal, staging_folder
 from model_t5 import load_tokenizer
 from train_tokenizer_t5 import train_tokenizer

@@ -12,7 +12,7 @@ import json  # noqa: E402
 
 import numpy as np  # noqa: E402
 
-import cpu_threads  # noqa: E402, F401
+import cpu_process  # noqa: E402, F401
 from data_collator_t5 import FineTuningCollator  # noqa: E402
 from flags import parse_flags  # noqa: E402
 from model_t5 import load_tokenizer, make_model  # noqa: E402

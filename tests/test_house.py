@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Every module may import those before it. This is the pipeline.
 ORDER = [
     *(
-        "cpu_threads",
+        "cpu_process",
         "constants",
         "errors",
         "terminal_t5",
@@ -88,10 +88,10 @@ def test_imports_go_one_way():
 
 
 @pytest.mark.parametrize("script", ["pre_train_t5", "fine_tune_t5"])
-def test_cpu_threads_are_set_before_torch_loads(script):
+def test_the_process_is_set_before_torch_loads(script):
     imports = [n for n in modules()[script].body if isinstance(n, (ast.Import, ast.ImportFrom))]
     first = [n for n in imports if getattr(n, "module", None) != "__future__"][0]
-    assert [alias.name for alias in first.names] == ["cpu_threads"]
+    assert [alias.name for alias in first.names] == ["cpu_process"]
 
 
 def test_no_file_is_named_like_a_package():

@@ -1,0 +1,52 @@
+"""Proves that memory which a process of this project frees is used again, not fetched anew from the
+kernel, and that what the environment already says is left alone."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCKS = 8
+PAGES = (64 << 20) // 4096  # of a block
+PROGRAM = f"""
+import cpu_process, resource
+size = 64 << 20
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+b"x" * size
+before = faults()
+for _ in range({BLOCKS}):
+    b"x" * size
+print(faults() - before)
+"""
+
+
+def page_faults(**environment: str) -> int:
+    """Of so many blocks of 64 MiB, each freed before the next."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    return int(
+        subprocess.check_output(
+            [sys.executable, "-c", PROGRAM], cwd=ROOT, env=kept | environment, text=True
+        )
+    )
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_freed_memory_is_used_again():
+    assert page_faults() < PAGES / 10
+    assert page_faults(MALLOC_MMAP_MAX_="65536") > 0.9 * BLOCKS * PAGES
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+)
+def test_idle_threads_spin_briefly_unless_told_otherwise(given, expected):
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    words = [sys.executable, "-c", "import cpu_process, os; print(os.getenv('GOMP_SPINCOUNT'))"]
+    text = subprocess.check_output(words, cwd=ROOT, env=environment | given, text=True)
+    assert text.strip() == expected
