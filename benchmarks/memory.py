@@ -2,30 +2,44 @@
 
     python benchmarks/memory.py                        # counted, on a CPU: seconds for T5-base
     python benchmarks/memory.py --shape t5-v1_1-large  # on a GPU: measured, step by step
+    python benchmarks/memory.py --real 8,16            # on a CPU: steps of a stock and our batch
 
 Without a GPU a step is run on tensors that have a shape and no contents, and the bytes alive at
 each moment are counted (plan_t5.py, held to the profiler by tests/test_plan_t5.py). With one, real
 steps are made and the allocator is asked. AdamW's two averages are added to both. Every batch of
 the stock step gives an amount of memory; the row says how many examples the others fit into it.
+
+With --real two steps with AdamW are made, of the stock way with the first number of examples and of
+ours, with and without activation checkpointing, with the second one; each in a process of its own,
+whose resident set is read at its largest. Only ours has what this project sets for a process
+(cpu_process.py).
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import functools
-from collections.abc import Callable
+import sys
+from pathlib import Path
 
-import torch
-from accelerate.utils import convert_outputs_to_fp32
-from record import append_row
-from references import our_model, shape_changes, stock_model
-from torch._subclasses.fake_tensor import FakeTensorMode
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loss_t5 import answering_with, summed_loss
-from plan_t5 import ADAM_BYTES, LiveBytes
+if sys.argv[-1].startswith("ours"):
+    import cpu_process  # isort: skip  # noqa: F401 (before torch)
 
-INPUTS, TARGETS = 512, 114
+import argparse  # noqa: E402
+import contextlib  # noqa: E402
+import functools  # noqa: E402
+import resource  # noqa: E402
+import subprocess  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+
+import torch  # noqa: E402
+from accelerate.utils import convert_outputs_to_fp32  # noqa: E402
+from record import append_row  # noqa: E402
+from references import INPUTS, TARGETS, our_model, shape_changes, stock_model  # noqa: E402
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+
+from loss_t5 import answering_with, summed_loss  # noqa: E402
+from plan_t5 import ADAM_BYTES, LiveBytes  # noqa: E402
 
 
 def stock_loss(model, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -49,7 +63,7 @@ def make_way(name: str, *, shape: str, changes: dict, use_cpu: bool) -> tuple[ob
     else:
         model, loss = our_model(shape, use_cpu=use_cpu, **changes), our_loss
     if name.endswith("checkpointing"):
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     return model, loss
 
 
@@ -89,12 +103,55 @@ def most_examples(peak: Callable[[int], int], *, budget: int, begin: int) -> int
     return high
 
 
+def resident_peak_gb(name: str, num_examples: int, *, shape: str, changes: dict) -> float:
+    """The resident set of this process at its largest, over two steps on its CPU."""
+    model, loss = make_way(name, shape=shape, changes=changes, use_cpu=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    inputs, labels = (
+        torch.randint(3, model.config.vocab_size, (num_examples, length))
+        for length in (INPUTS, TARGETS)
+    )
+    for _ in range(2):
+        loss(model, inputs, labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def compare_resident(flags) -> None:
+    """A stock batch and ours, for real."""
+    few, many = map(int, flags.real.split(","))
+    found = {}
+    for name, batch in (
+        ("stock", few),
+        ("stock, activation checkpointing", few),
+        ("ours", many),
+        ("ours, activation checkpointing", many),
+    ):
+        words = [sys.executable, __file__, *sys.argv[1:], "--way", str(batch), name]
+        found[name] = float(subprocess.check_output(words, text=True).splitlines()[-1])
+        row = {"way": name, "shape": flags.shape, "changes": flags.changes, "device": "cpu"}
+        row |= {"examples": batch, "resident_gb": found[name]}
+        append_row("memory", {**row, "ratio_to_stock": found[name] / found["stock"]})
+        print(f"{name:<32} {batch:>5} examples in {found[name]:>6.2f} GB", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", default="t5-v1_1-base")
     parser.add_argument("--changes", default="", help="of the shape: num_layers=4,...")
     parser.add_argument("--batches", default="8,64", help="of the stock step")
+    parser.add_argument("--real", help="examples of a stock step, examples of ours, on a CPU")
+    parser.add_argument("--way", nargs=2, help="of --real: this number of examples, this way alone")
     flags = parser.parse_args()
+    if flags.way:
+        batch, name = flags.way
+        of_model = {"shape": flags.shape, "changes": shape_changes(flags.changes)}
+        print(resident_peak_gb(name, int(batch), **of_model))
+        return
+    if flags.real:
+        compare_resident(flags)
+        return
     use_cpu = not torch.cuda.is_available()
     names = ("stock", "stock, activation checkpointing", "ours", "ours, activation checkpointing")
     budgets: dict[int, int] = {}
