@@ -40,6 +40,31 @@ def test_freed_memory_is_used_again():
     assert page_faults(MALLOC_MMAP_MAX_="65536") > 0.9 * BLOCKS * PAGES
 
 
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(
+    not HUGE_PAGES.exists() or "[never]" in HUGE_PAGES.read_text(), reason="no huge pages here"
+)
+def test_memory_comes_in_huge_pages_and_not_before_it_is_used():
+    program = """
+import cpu_process, re
+def megabytes(name, file):
+    return int(re.search(name + r":\\s+(\\d+)", open(f"/proc/self/{file}").read())[1]) // 1024
+before = megabytes("VmRSS", "status")
+data = b"x" * (256 << 20)
+print(before, megabytes("AnonHugePages", "smaps_rollup"))
+"""
+    text = subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True)
+    resident_mb, huge_mb = map(int, text.split())
+    assert resident_mb < 60 and huge_mb >= 192
+
+
+def test_a_limit_of_addresses_changes_nothing():
+    words = ["bash", "-c", 'ulimit -v 2000000 && exec "$0" -c "import cpu_process; print(1)"']
+    assert subprocess.check_output([*words, sys.executable], cwd=ROOT, text=True) == "1\n"
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
