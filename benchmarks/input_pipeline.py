@@ -10,7 +10,8 @@ and given as minimum, median and maximum:
     tokenise    text -> tokens -> windows on disk
 
 A fourth, `--only workers`, tokenises with 0, 1 and 2 processes (--preprocessing_num_workers) and
-gives the processor seconds of all of them, to start and for each further MB: what a core costs.
+gives the processor seconds of all of them and those of the clock, for the whole text (repeated
+where there is less) and for each further MB: what starting a process costs, and what one adds.
 
 The peers' algorithm (`LoopCollator`) is that of the transformers flax example and of nanoT5, which
 took it over: a mask drawn example by example by shuffling a row of booleans, then sentinels by
@@ -194,7 +195,7 @@ def compare_tokenising(tokenizer, texts: list[str], *, folder: Path, rounds: int
 
 
 def compare_workers(tokenizer, texts: list[str], *, folder: Path, rounds: int) -> None:
-    """Processor seconds of all processes, for the whole text and for each MB after the first half.
+    """CPU and clock seconds of all processes, of the whole text and of each MB of its second half.
 
     The first half pays for starting processes and for the words that are frequent.
     """
@@ -203,28 +204,31 @@ def compare_workers(tokenizer, texts: list[str], *, folder: Path, rounds: int) -
     megabytes = [sum(len(text.encode()) for b in part for text in b) / 1e6 for part in parts]
     turn = iter(range(10**6))
 
-    def seconds(part: list[list[str]], workers: int) -> tuple[float, float]:
+    def seconds(part: list[list[str]], workers: int) -> np.ndarray:
         before, start = os.times(), time.perf_counter()
         key = f"workers{next(turn)}"
         tokenise(part, tokenizer=tokenizer, cache_dir=folder, key=key, num_workers=workers)
-        return sum(os.times()[:4]) - sum(before[:4]), time.perf_counter() - start
+        return np.array([sum(os.times()[:4]) - sum(before[:4]), time.perf_counter() - start])
 
     found: dict[int, list] = {workers: [] for workers in (0, 1, 2)}
     for _ in range(rounds):
         for workers, rows in found.items():
             half, whole = (seconds(part, workers) for part in parts)
-            rows.append([*whole, (whole[0] - half[0]) / (megabytes[1] - megabytes[0])])
+            rows.append([*whole, *(whole - half) / (megabytes[1] - megabytes[0])])
     print(f"\ntokenise {megabytes[1]:.1f} MB by processes (n = {rounds})")
     for workers, rows in found.items():
-        cpu, clock, each = (statistics.median(column) for column in zip(*rows, strict=True))
+        cpu, clock, cpu_each, clock_each = np.median(rows, axis=0).round(4).tolist()
         print(
-            f"  {workers} processes {cpu:7.2f} CPU s {clock:7.2f} s on the clock, "
-            f"{each:.3f} CPU s for each further MB"
+            f"  {workers} processes {cpu:7.2f} CPU s {clock:7.2f} s on the clock; for each further "
+            f"MB {cpu_each:.3f} and {clock_each:.3f}"
         )
         row = {"compared": "workers", "workers": workers, "megabytes": round(megabytes[1], 1)}
-        row |= {"median_cpu_s": round(cpu, 2), "median_clock_s": round(clock, 2), "rounds": rounds}
-        row |= {"median_cpu_s_per_further_mb": round(each, 3), "load": round(os.getloadavg()[0], 1)}
-        append_row("input_pipeline", row)
+        row |= {"median_cpu_s": cpu, "median_clock_s": clock, "rounds": rounds}
+        row |= {
+            "median_cpu_s_per_further_mb": cpu_each,
+            "median_clock_s_per_further_mb": clock_each,
+        }
+        append_row("input_pipeline", {**row, "load": round(os.getloadavg()[0], 1)})
 
 
 def some_texts(files: str | None, *, num_bytes: int) -> list[str]:
@@ -273,6 +277,8 @@ def main() -> None:
         if "tokenise" in asked:
             compare_tokenising(tokenizer, texts, folder=folder, rounds=flags.rounds)
         if "workers" in asked:
+            found_mb = sum(len(text.encode()) for text in texts) / 1e6
+            texts *= max(1, round(flags.megabytes / found_mb))
             compare_workers(tokenizer, texts, folder=folder, rounds=flags.rounds)
 
 
