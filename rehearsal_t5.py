@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import resource
 import shutil
 import sys
 import time
@@ -30,6 +29,7 @@ from corpora_t5 import Source
 from errors import UserError
 from plan_t5 import GIGABYTE
 from preflight_t5 import SAMPLE_CHARACTERS, device_memory, sample_documents
+from progress_t5 import peak_memory_gb
 from readers import CHUNK_BYTES
 from token_files_t5 import Encoder
 
@@ -251,7 +251,7 @@ def rehearse(
         eval_examples=evaluated[0],
         test_seconds_each=tested[1] / tested[0] if tested[0] else None,
         test_examples=tested[0],
-        peak_bytes=_peak_bytes(device),
+        peak_bytes=round(peak_memory_gb(device) * GIGABYTE),
     )
 
 
@@ -272,14 +272,6 @@ def _bytes_in(folder: Path) -> int:
 
 def _model_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-
-
-def _peak_bytes(device: torch.device) -> int:
-    """The most that torch held of a GPU, or this process of the main memory."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kilobytes * (1 if sys.platform == "darwin" else 1024)
 
 
 # ---- the whole run ------------------------------------------------------------------------------

@@ -23,10 +23,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -52,8 +54,18 @@ matplotlib.use("svg")
 matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "growth"})
 
 
+def least_seconds(work: Callable[[], None], *, repeats: int) -> float:
+    """The least processor seconds of it, after once to warm up."""
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.process_time()
+        work()
+        seconds.append(time.process_time() - start)
+    return min(seconds[1:])
+
+
 def step_seconds(model, *, examples: int, length: int, repeats: int) -> float:
-    """The least processor seconds of a training step of this shape, after one to warm up."""
+    """The least processor seconds of a training step of this shape."""
     rng = np.random.Generator(np.random.PCG64(0))
     vocabulary = model.config.vocab_size
     draw = lambda tokens: torch.from_numpy(rng.integers(3, vocabulary, (examples, tokens)))  # noqa: E731
@@ -61,14 +73,13 @@ def step_seconds(model, *, examples: int, length: int, repeats: int) -> float:
     optimizer = make_optimizer(
         "adamw_rms", model, decayed=(), settings={"lr": 1e-3}, own_settings={}
     )
-    seconds = []
-    for _ in range(repeats + 1):
-        start = time.process_time()
+
+    def step() -> None:
         model(**batch).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        seconds.append(time.process_time() - start)
-    return min(seconds[1:])
+
+    return least_seconds(step, repeats=repeats)
 
 
 def model_of(overrides: str, *, tokenizer):
@@ -117,13 +128,13 @@ def by_corpus(tokenizer, repeats: int) -> list[tuple[float, float]]:
         some = texts[: int(np.searchsorted(ends, megabytes)) + 1]
         parts = range(0, len(some), DOCUMENTS_PER_BATCH)
         batches = [some[first : first + DOCUMENTS_PER_BATCH] for first in parts]
-        seconds = []
-        for _ in range(repeats + 1):
-            with tempfile.TemporaryDirectory() as folder:
-                start = time.process_time()
-                tokenise(batches, tokenizer=tokenizer, cache_dir=Path(folder), key="growth")
-                seconds.append(time.process_time() - start)
-        points.append((float(ends[len(some) - 1]), min(seconds[1:])))
+        with tempfile.TemporaryDirectory() as folder:
+            keys = map(str, itertools.count())  # the same key would find its tokens there
+
+            def work(batches=batches, folder=Path(folder), keys=keys) -> None:
+                tokenise(batches, tokenizer=tokenizer, cache_dir=folder, key=next(keys))
+
+            points.append((float(ends[len(some) - 1]), least_seconds(work, repeats=repeats)))
     return points
 
 

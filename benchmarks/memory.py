@@ -28,18 +28,25 @@ if sys.argv[-1].startswith("ours"):
 import argparse  # noqa: E402
 import contextlib  # noqa: E402
 import functools  # noqa: E402
-import resource  # noqa: E402
 import subprocess  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 
 import torch  # noqa: E402
 from accelerate.utils import convert_outputs_to_fp32  # noqa: E402
 from record import append_row  # noqa: E402
-from references import INPUTS, TARGETS, our_model, shape_changes, stock_model  # noqa: E402
+from references import (  # noqa: E402
+    INPUTS,
+    TARGETS,
+    command_of_way,
+    our_model,
+    shape_changes,
+    stock_model,
+)
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
 from loss_t5 import answering_with, summed_loss  # noqa: E402
 from plan_t5 import ADAM_BYTES, LiveBytes  # noqa: E402
+from progress_t5 import peak_memory_gb  # noqa: E402
 
 
 def stock_loss(model, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -115,7 +122,7 @@ def resident_peak_gb(name: str, num_examples: int, *, shape: str, changes: dict)
         loss(model, inputs, labels).backward()
         optimizer.step()
         optimizer.zero_grad()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return peak_memory_gb(torch.device("cpu"))
 
 
 def compare_resident(flags) -> None:
@@ -128,8 +135,8 @@ def compare_resident(flags) -> None:
         ("ours", many),
         ("ours, activation checkpointing", many),
     ):
-        words = [sys.executable, __file__, *sys.argv[1:], "--way", str(batch), name]
-        found[name] = float(subprocess.check_output(words, text=True).splitlines()[-1])
+        printed = subprocess.check_output(command_of_way(str(batch), name), text=True)
+        found[name] = float(printed.splitlines()[-1])
         row = {"way": name, "shape": flags.shape, "changes": flags.changes, "device": "cpu"}
         row |= {"examples": batch, "resident_gb": found[name]}
         append_row("memory", {**row, "ratio_to_stock": found[name] / found["stock"]})

@@ -199,6 +199,12 @@ def step_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def command_of_way(*way: str) -> list[str]:
+    """This program's own command for one way alone; the way stands last, where it is looked for
+    before torch loads."""
+    return [sys.executable, *sys.argv, "--way", *way]
+
+
 def shape_changes(text: str) -> dict[str, int]:
     """Fields of the shape to change, as in num_layers=4,num_decoder_layers=4."""
     items = (item.partition("=") for item in text.split(",") if item)

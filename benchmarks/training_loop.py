@@ -40,6 +40,7 @@ from record import append_row  # noqa: E402
 from references import (  # noqa: E402
     LoopCollator,
     Words,
+    command_of_way,
     nano_t5_collator,
     nano_t5_model,
     nano_t5_module,
@@ -198,8 +199,7 @@ def step_seconds(way: str, flags) -> list[float]:
 
 
 def in_own_process(way: str) -> list[float]:
-    words = [sys.executable, __file__, *sys.argv[1:], "--way", way]
-    return json.loads(subprocess.check_output(words, text=True).splitlines()[-1])
+    return json.loads(subprocess.check_output(command_of_way(way), text=True).splitlines()[-1])
 
 
 def main() -> None:

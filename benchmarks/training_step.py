@@ -35,6 +35,7 @@ from record import append_row  # noqa: E402
 from references import (  # noqa: E402
     INPUTS,
     TARGETS,
+    command_of_way,
     config_of,
     nano_t5_model,
     nano_t5_optimizer,
@@ -83,7 +84,7 @@ class OwnProcess:
 
     def __init__(self, name: str):
         self.process = subprocess.Popen(
-            [sys.executable, __file__, *sys.argv[1:], "--way", name],
+            command_of_way(name),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
