@@ -39,6 +39,7 @@ from lora_t5 import merged
 from loss_t5 import TokenScores, answering_with, summed_loss, token_scores, with_loss_head
 from optimizer_t5 import OPTIMIZERS, SCHEDULES, make_optimizer
 from progress_t5 import Meter, RunProgress, peak_memory_gb
+from read_ahead_t5 import BatchReader
 from resumable_t5 import ResumableTrainer
 from whole_files import write_text
 
@@ -126,6 +127,7 @@ class T5Trainer(ResumableTrainer):
         self.loss_is_scaled_for_ga = True  # ... and do not divide by accumulation steps again
         if self.is_fsdp_enabled:
             share_one_embedding(self.model)
+        self._reader: BatchReader | None = None
         self._usual_shapes: list[list[int]] | None = None
         self._is_compiled: bool | None = None  # None: not decided yet
         self.remove_callback(ProgressCallback)
@@ -159,6 +161,8 @@ class T5Trainer(ResumableTrainer):
         if model.training:
             self.meter.add_z_loss(z_loss * scale)
         loss = loss * scale
+        if model.training and self._reader is not None:
+            self._reader.start_reading()  # the backward pass comes next
         return (loss, outputs) if return_outputs else loss
 
     # ---- compiled blocks ----
@@ -196,11 +200,40 @@ class T5Trainer(ResumableTrainer):
     def _uncompiled(self, *, unless: bool = False) -> contextlib.AbstractContextManager:
         return as_they_are() if self._is_compiled and not unless else contextlib.nullcontext()
 
+    # ---- batches ----
+
+    def get_train_dataloader(self):
+        """The library's; without workers it yields orders, of which batches are taken later."""
+        self._stop_reading()
+        if self.args.dataloader_num_workers or self.args.accelerator_config.dispatch_batches:
+            return super().get_train_dataloader()
+        examples, collate = self.train_dataset, self.data_collator
+        self._reader = BatchReader(examples, collate=collate)
+        self.train_dataset, self.data_collator = self._reader.keys, self._reader.order
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.train_dataset, self.data_collator = examples, collate
+
+    def _stop_reading(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def train(self, *args, **kwargs):
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self._stop_reading()
+
     # ---- what happened, for the log ----
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of one optimizer step, timed and counted."""
         self.meter.begin_step()
+        if self._reader is not None:
+            num_ahead = self.args.gradient_accumulation_steps
+            epoch_iterator = self._reader.batches(epoch_iterator, num_ahead=num_ahead)
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.meter.add_batches(batches, config=self.model.config)
         return batches, num_items

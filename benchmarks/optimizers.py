@@ -34,7 +34,6 @@ import torch  # noqa: E402
 from record import ROOT, append_row  # noqa: E402
 
 import pre_train_t5  # noqa: E402
-from constants import IGNORE_ID  # noqa: E402
 from model_t5 import load_tokenizer, make_model  # noqa: E402
 from train_tokenizer_t5 import main as train_tokenizer  # noqa: E402
 from trainer_t5 import T5Trainer  # noqa: E402
@@ -258,8 +257,8 @@ def stepper(name: str, words: str):
         T5Trainer.run = original
     with contextlib.redirect_stdout(io.StringIO()):
         trainer.create_optimizer_and_scheduler(STEPS)
-    batch = next(iter(trainer.get_train_dataloader()))
-    num_targets = (batch["labels"] != IGNORE_ID).sum()
+    loader = iter(trainer.get_train_dataloader())
+    (batch,), num_targets = trainer.get_batch_samples(loader, 1, trainer.args.device)
 
     def step() -> None:
         trainer.training_step(trainer.model, dict(batch), num_items_in_batch=num_targets)

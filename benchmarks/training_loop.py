@@ -5,9 +5,10 @@
 
 All that a step costs counts: fetching and corrupting windows of 568 tokens, collation, the step,
 clipping, the optimizer, logging. The time of a step is that between two calls of the collator, the
-first two of a run left out. Runs of so many steps take turns, each in a process of its own with a
-model of the same weights; only ours has what this project sets for a process (cpu_process.py).
-Ratios are taken within a turn, of processor seconds on a CPU, of seconds on a GPU.
+first three of a run left out: ours reads three batches at once then, later one in each step. Runs
+of so many steps take turns, each in a process of its own with a model of the same weights; only
+ours has what this project sets for a process (cpu_process.py). Ratios are taken within a turn, of
+processor seconds on a CPU, of seconds on a GPU.
 The stock Trainer has the algorithm of the flax example's collator and its default optimizer;
 nanoT5 is a clone's own model, collator, optimizer and loop; ours is what pre_train_t5.py does with
 nanoT5's optimizer (--optim adamw_rms).
@@ -60,7 +61,7 @@ from flags import parse_flags  # noqa: E402
 from objective_mixtures import make_objective  # noqa: E402
 from trainer_t5 import T5Trainer  # noqa: E402
 
-RAW, LEARNING_RATE, WARM_UP = 568, 1e-2, 2
+RAW, LEARNING_RATE, WARM_UP = 568, 1e-2, 3
 
 
 class Windows(Dataset):
@@ -204,7 +205,7 @@ def in_own_process(way: str) -> list[float]:
 
 def main() -> None:
     parser = step_parser(__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=6, help="of a run")
+    parser.add_argument("--steps", type=int, default=7, help="of a run")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--compile", default="none", choices=["none", "blocks"])
     parser.add_argument("--way", choices=list(WAYS), help="one run of this one alone")
