@@ -58,6 +58,15 @@ class Ragged:
         """The inverse of `split`."""
         return Ragged(ids=np.concatenate(rows), lengths=np.array([len(row) for row in rows]))
 
+    def parts(self, sizes: Sequence[int]) -> list[Ragged]:
+        """The first so many rows, the next so many, ..."""
+        if len(sizes) == 1:
+            return [self]
+        rows = np.cumsum(sizes)
+        ids = np.split(self.ids, np.cumsum(self.lengths)[rows - 1][:-1])
+        lengths = np.split(self.lengths, rows[:-1])
+        return [Ragged(*part) for part in zip(ids, lengths, strict=True)]
+
     def between(self, first: Sequence[int], last: Sequence[int]) -> Ragged:
         """Every row with the ids `first` before it and `last` behind it."""
         if not len(first) and not len(last):

@@ -8,6 +8,7 @@ is there for mixtures: the number of each example's component.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -90,23 +91,34 @@ class PreTrainingCollator:
         self.seed = seed
 
     def __call__(self, batch: WindowBatch) -> dict[str, torch.Tensor]:
+        return self.several(batch, sizes=[len(batch.examples)])[0]
+
+    def several(self, batch: WindowBatch, *, sizes: Sequence[int]) -> list[dict[str, torch.Tensor]]:
+        """Batches of so many windows each, as if each were collated by itself, in less time."""
         rng = ExampleRng(seed=self.seed, epochs=batch.epochs, examples=batch.examples)
         windows = batch.windows
         if isinstance(windows, np.ndarray) or len({len(window) for window in windows}) == 1:
             inputs, targets = self._corrupt(np.asarray(windows), rng)
         else:
             inputs, targets = self._corrupt_by_length(windows, rng)
-        input_width = max(self.objective.input_length_tokens, int(inputs.lengths.max()) + 1)
-        target_width = max(self.objective.target_length_tokens, int(targets.lengths.max()) + 1)
-        columns = {}
+        columns = {"examples": batch.examples}
         if isinstance(self.objective, Mixture):
             first_draws = ExampleRng(seed=self.seed, epochs=batch.epochs, examples=batch.examples)
             columns["objective_index"] = self.objective.choose(first_draws)
+        pairs = zip(inputs.parts(sizes), targets.parts(sizes), strict=True)
+        bounds = itertools.pairwise([0, *itertools.accumulate(sizes)])
+        return [
+            self._pad(*pair, **{name: column[slice(*rows)] for name, column in columns.items()})
+            for pair, rows in zip(pairs, bounds, strict=True)
+        ]
+
+    def _pad(self, inputs: Ragged, targets: Ragged, **columns) -> dict[str, torch.Tensor]:
+        input_width = max(self.objective.input_length_tokens, int(inputs.lengths.max()) + 1)
+        target_width = max(self.objective.target_length_tokens, int(targets.lengths.max()) + 1)
         return _to_tensors(
             input_ids=inputs.pad(width=input_width, fill=self.pad_id, end=self.eos_id),
             input_lengths=inputs.lengths + 1,
             labels=targets.pad(width=target_width, fill=IGNORE_ID, end=self.eos_id),
-            examples=batch.examples,
             start_id=self.start_id,
             pad_id=self.pad_id,
             **columns,

@@ -5,13 +5,14 @@ takes 2 ms to hand one over, longer than most of ours take to make. So the loade
 and a thread fills them, one after the other, while the model computes:
 
     loader    order 1   order 2   order 3 ...      keys of examples, nothing else
-    thread    fetch and collate 1 | 2 | 3 ...
+    thread    fetch and collate 1, 2, 3 ...
     trainer             step 1      step 2 ...     takes what is there and orders what comes next
 
 The thread reads during the backward pass, which leaves the interpreter to it; amid the forward pass
-it would only take turns with the trainer (waiting 2.6 % instead of 0.5 in the demo, 2.2 without a
-thread). The loader's order of keys is untouched, and a batch depends on its keys alone, so batches
-are the same as without the thread, after a resume as well.
+it would only take turns with the trainer. Small batches are read several at a time, since a call
+costs more than what it does for a few examples (benchmarks/waiting.py). The loader's order of keys
+is untouched and a batch depends on its keys alone, so batches are the same as without the thread,
+after a resume as well.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import torch
 from torch.utils.data import Dataset
 
 Batch = dict[str, torch.Tensor]
+EXAMPLES_PER_READ = 128
 SECONDS_TO_CLOSE = 5.0
 
 
@@ -71,42 +73,47 @@ class BatchReader:
     """Makes batches of `examples` in a thread, in the order in which `order` was called.
 
     A loader takes `keys` for its data set and `order` for its collator; `batches` gives what it
-    then yields. Nothing else may read `examples` meanwhile, until `close`.
+    then yields. Batches of less than 128 examples are made several at a time where the collator can
+    (`several`). Nothing else may read `examples` meanwhile, until `close`.
     """
 
-    def __init__(self, examples: Dataset, *, collate: Callable[[Sequence], Batch]):
+    def __init__(self, examples: Dataset, *, collate: Callable[[Sequence], Batch], batch_size: int):
         self.keys = _Keys(examples)
+        self.batches_per_read = 1
+        if hasattr(collate, "several"):
+            self.batches_per_read = max(1, EXAMPLES_PER_READ // batch_size)
         self._examples = examples
         self._collate = collate
         self._orders: Iterator[Order] | None = None
         self._batches: Iterator[Batch] = iter(())
         self._put_off: list[Order] = []
-        self._to_read: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
+        self._to_read: queue.SimpleQueue[list[Order] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._is_closed = False
 
     def order(self, keys: Sequence[int]) -> Order:
-        """Asks for a batch, which is read from the next `start_reading` on."""
+        """Asks for a batch, which is read some time after the next `start_reading`."""
         order = Order(keys)
         self._put_off.append(order)
         return order
 
-    def start_reading(self) -> None:
-        """Gives the thread all that is on order."""
+    def start_reading(self, *, all_orders: bool = False) -> None:
+        """Gives the thread what is on order: as many batches as are made at a time, or all."""
         if self._thread is None:
             # A daemon: a read that never ends must not keep the program from ending.
             self._thread = threading.Thread(target=self._work, name="read_ahead", daemon=True)
             self._thread.start()
-        for order in self._put_off:
-            self._to_read.put(order)
-        self._put_off.clear()
+        while self._put_off and (all_orders or len(self._put_off) >= self.batches_per_read):
+            self._to_read.put(self._put_off[: self.batches_per_read])
+            del self._put_off[: self.batches_per_read]
 
-    def batches(self, orders: Iterator[Order], *, num_ahead: int) -> Iterator[Batch]:
-        """Every batch in turn; when one is handed out, `num_ahead` more are on order.
+    def batches(self, orders: Iterator[Order], *, batches_per_step: int) -> Iterator[Batch]:
+        """Every batch in turn; asked again for the same iterator, it goes on.
 
-        Asked again for the same iterator, it goes on.
+        When one is handed out, those of the next step are read or being read.
         """
         if self._orders is not orders:
+            num_ahead = batches_per_step + self.batches_per_read
             self._orders, self._batches = orders, self._taken(orders, num_ahead=num_ahead)
         return self._batches
 
@@ -120,8 +127,8 @@ class BatchReader:
             yield self._take(ahead.popleft())
 
     def _take(self, order: Order) -> Batch:
-        if order in self._put_off:  # the first of an epoch
-            self.start_reading()
+        if order in self._put_off:  # an epoch begins or ends
+            self.start_reading(all_orders=True)
         return order.result()
 
     def close(self) -> None:
@@ -132,11 +139,21 @@ class BatchReader:
             self._thread.join(SECONDS_TO_CLOSE)
 
     def _work(self) -> None:
-        while (order := self._to_read.get()) is not None and not self._is_closed:
+        while (orders := self._to_read.get()) is not None and not self._is_closed:
             try:
-                order.filled.set_result(self._collate(self._fetch(order.keys)))
+                batches = self._make(orders)
             except BaseException as error:  # whatever it is, the trainer must not wait forever
-                order.filled.set_exception(error)
+                for order in orders:
+                    order.filled.set_exception(error)
+            else:
+                for order, batch in zip(orders, batches, strict=True):
+                    order.filled.set_result(batch)
+
+    def _make(self, orders: list[Order]) -> list[Batch]:
+        if len(orders) == 1:
+            return [self._collate(self._fetch(orders[0].keys))]
+        keys = [key for order in orders for key in order.keys]
+        return self._collate.several(self._fetch(keys), sizes=[len(order.keys) for order in orders])
 
     def _fetch(self, keys: Sequence[int]) -> Sequence:
         if hasattr(self._examples, "__getitems__"):

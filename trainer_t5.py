@@ -208,7 +208,7 @@ class T5Trainer(ResumableTrainer):
         if self.args.dataloader_num_workers or self.args.accelerator_config.dispatch_batches:
             return super().get_train_dataloader()
         examples, collate = self.train_dataset, self.data_collator
-        self._reader = BatchReader(examples, collate=collate)
+        self._reader = BatchReader(examples, collate=collate, batch_size=self._train_batch_size)
         self.train_dataset, self.data_collator = self._reader.keys, self._reader.order
         try:
             return super().get_train_dataloader()
@@ -232,8 +232,9 @@ class T5Trainer(ResumableTrainer):
         """The micro-batches of one optimizer step, timed and counted."""
         self.meter.begin_step()
         if self._reader is not None:
-            num_ahead = self.args.gradient_accumulation_steps
-            epoch_iterator = self._reader.batches(epoch_iterator, num_ahead=num_ahead)
+            epoch_iterator = self._reader.batches(
+                epoch_iterator, batches_per_step=self.args.gradient_accumulation_steps
+            )
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.meter.add_batches(batches, config=self.model.config)
         return batches, num_items

@@ -4,11 +4,11 @@
     python benchmarks/training_loop.py --shape t5-v1_1-base --batch 128 --steps 30   # on a GPU
 
 All that a step costs counts: fetching and corrupting windows of 568 tokens, collation, the step,
-clipping, the optimizer, logging. The time of a step is that between two calls of the collator, the
-first three of a run left out: ours reads three batches at once then, later one in each step. Runs
-of so many steps take turns, each in a process of its own with a model of the same weights; only
-ours has what this project sets for a process (cpu_process.py). Ratios are taken within a turn, of
-processor seconds on a CPU, of seconds on a GPU.
+clipping, the optimizer, logging. The time of a step is that between two ends of a step, in nanoT5's
+loop between two calls of the collator; the first two of a run are left out. Runs of so many steps
+take turns, each in a process of its own with a model of the same weights; only ours has what this
+project sets for a process (cpu_process.py). Ratios are taken within a turn, of processor seconds on
+a CPU, of seconds on a GPU.
 The stock Trainer has the algorithm of the flax example's collator and its default optimizer;
 nanoT5 is a clone's own model, collator, optimizer and loop; ours is what pre_train_t5.py does with
 nanoT5's optimizer (--optim adamw_rms).
@@ -53,7 +53,7 @@ from references import (  # noqa: E402
     stock_model,
 )
 from torch.utils.data import DataLoader, Dataset  # noqa: E402
-from transformers import Trainer, TrainingArguments  # noqa: E402
+from transformers import Trainer, TrainerCallback, TrainingArguments  # noqa: E402
 
 from arguments_t5 import PreTrainingFlags  # noqa: E402
 from data_collator_t5 import PreTrainingCollator, WindowBatch  # noqa: E402
@@ -61,7 +61,7 @@ from flags import parse_flags  # noqa: E402
 from objective_mixtures import make_objective  # noqa: E402
 from trainer_t5 import T5Trainer  # noqa: E402
 
-RAW, LEARNING_RATE, WARM_UP = 568, 1e-2, 3
+RAW, LEARNING_RATE, WARM_UP = 568, 1e-2, 2
 
 
 class Windows(Dataset):
@@ -84,6 +84,16 @@ class WholeBatches(Windows):
 class Rows(Windows):
     def __getitem__(self, key: int) -> dict:
         return {"input_ids": self.tokens[key].astype(np.int64)}
+
+
+class StepEnds(TrainerCallback):
+    """Notes when each step ends."""
+
+    def __init__(self, clock: Callable[[], float]):
+        self.clock, self.times = clock, []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.times.append(self.clock())
 
 
 class Timed:
@@ -119,10 +129,11 @@ def run_ours(flags, *, folder: str, clock, model) -> list[float]:
         sentinels=range(32099, 31999, -1),
         **{"pad_id": 0, "eos_id": 1, "start_id": 0, "seed": 0},
     )
-    timed = Timed(collate, clock=clock)
-    data = WholeBatches(flags.batch * (flags.steps + WARM_UP))
-    T5Trainer(model=model, args=args, data_collator=timed, train_dataset=data).train()
-    return timed.times
+    data, ends = WholeBatches(flags.batch * flags.steps), StepEnds(clock)
+    trainer = T5Trainer(model=model, args=args, data_collator=collate, train_dataset=data)
+    trainer.add_callback(ends)
+    trainer.train()
+    return ends.times
 
 
 def run_stock(flags, *, folder: str, clock, model) -> list[float]:
@@ -138,15 +149,19 @@ def run_stock(flags, *, folder: str, clock, model) -> list[float]:
         use_cpu=not torch.cuda.is_available(),
         torch_compile=flags.compile == "blocks",
     )
-    timed = Timed(LoopCollator(Words(), shift=True), clock=clock)
-    collate = timed.collate
-    timed.collate = lambda rows: {
-        name: values if torch.is_tensor(values) else torch.from_numpy(np.asarray(values))
-        for name, values in collate(rows).items()
-    }
-    data = Rows(flags.batch * (flags.steps + WARM_UP))
-    Trainer(model=model, args=args, data_collator=timed, train_dataset=data).train()
-    return timed.times
+    corrupt = LoopCollator(Words(), shift=True)
+
+    def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
+        return {
+            name: values if torch.is_tensor(values) else torch.from_numpy(np.asarray(values))
+            for name, values in corrupt(rows).items()
+        }
+
+    data, ends = Rows(flags.batch * flags.steps), StepEnds(clock)
+    trainer = Trainer(model=model, args=args, data_collator=collate, train_dataset=data)
+    trainer.add_callback(ends)
+    trainer.train()
+    return ends.times
 
 
 def run_nano_t5(flags, *, folder: str, clock, model) -> list[float]:
@@ -205,7 +220,7 @@ def in_own_process(way: str) -> list[float]:
 
 def main() -> None:
     parser = step_parser(__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=7, help="of a run")
+    parser.add_argument("--steps", type=int, default=6, help="of a run")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--compile", default="none", choices=["none", "blocks"])
     parser.add_argument("--way", choices=list(WAYS), help="one run of this one alone")

@@ -16,6 +16,7 @@ from scipy.stats import chisquare
 
 from corruption_t5 import (
     OBJECTIVES,
+    Ragged,
     noise_spans_to_sentinels,
     sentinels_then_noise_spans,
     settings_of,
@@ -311,6 +312,13 @@ def test_a_tenth_of_berts_hidden_tokens_are_random():
     random = [counts[int(i)] for i in ORDINARY_IDS]
     assert abs(sum(random) / (hidden * tokens.size) - 0.1) < 0.01
     assert chisquare(random).pvalue > 1e-3
+
+
+def test_ragged_rows_in_parts():
+    ragged = Ragged(ids=np.arange(6), lengths=np.array([1, 0, 3, 2]))
+    parts = [[row.tolist() for row in part.split()] for part in ragged.parts([1, 2, 1])]
+    assert parts == [[[0]], [[], [1, 2, 3]], [[4, 5]]]
+    assert ragged.parts([4]) == [ragged]
 
 
 def test_ragged_rows_get_ids_around_them():

@@ -2,6 +2,7 @@
 examples share them, and say which component of a mixture each example follows."""
 
 import numpy as np
+import pytest
 import torch
 
 from corruption_t5 import causal_lm, span_corruption
@@ -74,6 +75,17 @@ def test_an_example_is_the_same_in_any_batch():
         for name in ("input_ids", "labels"):
             assert torch.equal(alone[name][0], together[name][row])
         assert alone["example_index"].tolist() == [example]
+
+
+@pytest.mark.parametrize("lengths", [[70] * 7, [70, 9, 1, 30, 30, 70, 12]])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_several_batches_are_those_collated_one_by_one(lengths, mixed):
+    collator = make_mixture_collator() if mixed else make_collator(input_length=64, roll=True)
+    together = collator.several(windows_of(range(7), lengths=lengths), sizes=[3, 1, 3])
+    for batch, rows in zip(together, (range(3), range(3, 4), range(4, 7)), strict=True):
+        alone = collator(windows_of(rows, lengths=[lengths[row] for row in rows]))
+        assert alone.keys() == batch.keys()
+        assert all(torch.equal(alone[name], batch[name]) for name in alone)
 
 
 def test_epochs_differ():

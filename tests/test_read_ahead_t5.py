@@ -12,7 +12,7 @@ from one_step import Rows, tiny_model
 from data_collator_t5 import FineTuningCollator
 from errors import UserError
 from flags import parse_flags
-from read_ahead_t5 import BatchReader, Order
+from read_ahead_t5 import EXAMPLES_PER_READ, BatchReader, Order
 from trainer_t5 import T5Trainer
 from training_arguments_t5 import FineTuningArguments
 
@@ -31,6 +31,23 @@ class Letters:
             raise UserError("the fifth cannot be read")
         self.fetched.append("abcdef"[key])
         return "abcdef"[key]
+
+
+class Joined:
+    def __call__(self, letters: list[str]) -> dict[str, str]:
+        return {"word": "".join(letters)}
+
+
+class JoinedAtOnce(Joined):
+    """Notes the sizes of what it is asked for together."""
+
+    def __init__(self):
+        self.at_once: list[list[int]] = []
+
+    def several(self, letters: list[str], *, sizes: list[int]) -> list[dict[str, str]]:
+        self.at_once.append(sizes)
+        rest = iter(letters)
+        return [self([next(rest) for _ in range(size)]) for size in sizes]
 
 
 def until(true, seconds: float = 5.0) -> bool:
@@ -53,27 +70,47 @@ def letters():
 
 @pytest.fixture
 def reader(letters):
-    reader = BatchReader(letters, collate="".join)
+    reader = BatchReader(letters, collate=Joined(), batch_size=1)
     yield reader
     reader.close()
 
 
-def test_nothing_is_read_before_it_may(reader, letters, monkeypatch):
-    monkeypatch.setattr(Order, "result", lambda order: order.filled.result())
-    batches = reader.batches(ordered(reader, [[1, 0], [2], [3]]), num_ahead=1)
-    assert next(batches) == "ba"
-    assert until(lambda: letters.fetched == ["b", "a", "c"])  # on order when the first was taken
-    assert next(batches) == "c"
-    assert not until(lambda: "d" in letters.fetched, seconds=0.05)  # ordered since, put off
+def words(batches) -> list[str]:
+    return [batch["word"] for batch in batches]
+
+
+def test_nothing_is_read_before_it_may(reader, letters):
+    batches = reader.batches(ordered(reader, [[1, 0], [2], [3], [5]]), batches_per_step=1)
+    assert next(batches)["word"] == "ba"
+    assert until(lambda: letters.fetched == list("bacd"))  # on order when the first was taken
+    assert next(batches)["word"] == "c"
+    assert not until(lambda: "f" in letters.fetched, seconds=0.05)  # ordered since, put off
     reader.start_reading()
-    assert until(lambda: letters.fetched[-1] == "d")
-    assert list(batches) == ["d"]
+    assert until(lambda: letters.fetched[-1] == "f")
+    assert words(batches) == ["d", "f"]
 
 
-def test_an_error_comes_at_its_batch(reader, monkeypatch):
-    monkeypatch.setattr(Order, "result", lambda order: order.filled.result())
-    batches = reader.batches(ordered(reader, [[3], [4], [5]]), num_ahead=2)
-    assert next(batches) == "d"
+def test_small_batches_are_made_several_at_a_time(letters):
+    collate = JoinedAtOnce()
+    reader = BatchReader(letters, collate=collate, batch_size=EXAMPLES_PER_READ // 2)
+    keys = [[0], [1], [2], [3, 5], [0], [1], [2]]
+    batches = reader.batches(ordered(reader, keys), batches_per_step=1)
+    assert next(batches)["word"] == "a"  # four are on order
+    assert until(lambda: collate.at_once == [[1, 1], [1, 2]])
+    assert next(batches)["word"] == "b"
+    reader.start_reading()
+    assert not until(lambda: len(collate.at_once) > 2, seconds=0.05)  # one more: not enough
+    assert next(batches)["word"] == "c"
+    reader.start_reading()
+    assert until(lambda: collate.at_once[2:] == [[1, 1]])
+    assert words(batches) == ["df", "a", "b", "c"]  # the last one alone: nothing comes after it
+    assert collate.at_once == [[1, 1], [1, 2], [1, 1]]
+    reader.close()
+
+
+def test_an_error_comes_at_its_batch(reader):
+    batches = reader.batches(ordered(reader, [[3], [4], [5]]), batches_per_step=1)
+    assert next(batches)["word"] == "d"
     with pytest.raises(UserError, match="the fifth cannot be read"):
         next(batches)
 
@@ -81,18 +118,18 @@ def test_an_error_comes_at_its_batch(reader, monkeypatch):
 def test_what_is_left_is_not_read(letters):
     entered, leave = threading.Event(), threading.Event()
 
-    def collate(rows: list[str]) -> str:
+    def collate(letters: list[str]) -> dict:
         entered.set()
         leave.wait(5)
-        return "".join(rows)
+        return {}
 
-    reader = BatchReader(letters, collate=collate)
+    reader = BatchReader(letters, collate=collate, batch_size=1)
     orders = list(ordered(reader, [[0], [1], [2]]))
-    reader.start_reading()
+    reader.start_reading(all_orders=True)
     assert entered.wait(5)
     threading.Timer(0.05, leave.set).start()
     reader.close()
-    assert orders[0].filled.result(0) == "a" and letters.fetched == ["a"]
+    assert orders[0].filled.done() and letters.fetched == ["a"]
     assert not any(thread.name == "read_ahead" for thread in threading.enumerate())
 
 
