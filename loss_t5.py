@@ -26,6 +26,8 @@ from constants import IGNORE_ID
 # A chunk's logits in float32: 1,044 tokens of T5's vocabulary. On 2 CPU cores chunks of 256 to 912
 # tokens take the same time (128: 20 % more).
 CHUNK_BYTES = 1 << 27
+# So much of a chunk is in float32 at a time on a CPU, where it then stays in the cache.
+CACHE_BYTES = 1 << 22
 
 
 class TokenScores(NamedTuple):
@@ -134,13 +136,15 @@ class _SummedLoss(torch.autograd.Function):
             sums = torch.zeros(2, dtype=wide, device=states.device)
             for part in _chunks(len(states), weight, chunk_tokens):
                 inputs = states[part].to(compute)
-                gradient = _loss_and_gradient(
-                    functional.linear(inputs, table),
-                    labels[part],
-                    sums,
-                    label_smoothing=label_smoothing,
-                    z_loss=z_loss,
-                )
+                gradient = functional.linear(inputs, table)  # logits, until it is overwritten
+                for rows in _rows_in_cache(gradient):
+                    _loss_to_gradient(
+                        gradient[rows],
+                        labels[part][rows],
+                        sums,
+                        label_smoothing=label_smoothing,
+                        z_loss=z_loss,
+                    )
                 if needs_states:
                     by_states[part] = gradient @ table
                 if needs_weight:
@@ -163,15 +167,15 @@ class _SummedLoss(torch.autograd.Function):
         return by_states, by_weight, None, None, None, None
 
 
-def _loss_and_gradient(
+def _loss_to_gradient(
     logits: torch.Tensor,
     labels: torch.Tensor,
     sums: torch.Tensor,
     *,
     label_smoothing: float,
     z_loss: float,
-) -> torch.Tensor:
-    """Adds the losses of a chunk to `sums` and returns their gradient by the logits, in place."""
+) -> None:
+    """Adds the losses of logits to `sums` and writes their gradient in the logits' place."""
     counted = (labels != IGNORE_ID)[:, None].to(sums.dtype)
     labels = labels.clamp(min=0)[:, None]
     table = torch.log_softmax(logits, -1, dtype=sums.dtype)
@@ -186,7 +190,14 @@ def _loss_and_gradient(
     if label_smoothing:
         table.sub_(label_smoothing / table.shape[-1] * counted)
     table.scatter_add_(-1, labels, -(1 - label_smoothing) * counted)
-    return table if table.dtype == logits.dtype else logits.copy_(table)
+    logits.copy_(table)
+
+
+def _rows_in_cache(logits: torch.Tensor) -> Iterator[slice]:
+    """All rows at once on a GPU; on a CPU so many that their float32 table stays in the cache."""
+    num_tokens, vocabulary = logits.shape
+    size = max(1, CACHE_BYTES // (4 * vocabulary) if logits.is_cpu else num_tokens)
+    return (slice(first, first + size) for first in range(0, num_tokens, size))
 
 
 def _dtype_of_products(weight: torch.Tensor) -> torch.dtype:

@@ -33,10 +33,13 @@ def reference(logits, labels, *, label_smoothing=0.0, z_loss=0.0):
     return loss + penalty, penalty
 
 
-@pytest.mark.parametrize("chunk_tokens", [1, 4, 21, None])
+@pytest.mark.parametrize(
+    ("chunk_tokens", "cached_tokens"), [(1, 9), (4, 9), (21, 99), (None, 99), (7, 2), (None, 4)]
+)
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_loss_and_gradients_equal_torchs(settings, chunk_tokens):
+def test_loss_and_gradients_equal_torchs(settings, chunk_tokens, cached_tokens, monkeypatch):
     states, weight, labels = make_batch()
+    monkeypatch.setattr("loss_t5.CACHE_BYTES", 4 * len(weight) * cached_tokens)
     loss, penalty = summed_loss(
         states, weight, labels=labels, chunk_tokens=chunk_tokens, **settings
     )
