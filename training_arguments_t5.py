@@ -107,7 +107,7 @@ class T5TrainingArguments(TrainingFlags, Seq2SeqTrainingArguments):
                 f"{self.label_smoothing_factor}: expected from 0 to below 1."
             )
         if self.use_cpu is None:
-            self.use_cpu = torch.accelerator.current_accelerator() is None
+            self.use_cpu = torch.accelerator.current_accelerator(check_available=True) is None
         if self.use_cpu:
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         if self.bf16 is None:

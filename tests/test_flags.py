@@ -4,6 +4,7 @@ import os
 import warnings
 
 import pytest
+import torch
 import yaml
 from absl.testing import absltest, parameterized
 
@@ -219,6 +220,14 @@ def test_the_global_batch_stays_the_same_on_eight_processes(monkeypatch):
 def test_every_switch_has_a_no(name):
     args = pre_training(f"--no_{name}")
     assert getattr(args, name) is False and args.given[name] is False
+
+
+def test_a_cuda_build_without_a_gpu_takes_the_settings_of_a_cpu(monkeypatch):
+    def built_for_cuda(check_available=False):
+        return None if check_available else torch.device("cuda")
+
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", built_for_cuda)
+    assert pre_training().use_cpu is True
 
 
 def test_the_word_of_older_launchers_stands_before_a_recipe(tmp_path):
