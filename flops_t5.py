@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 # Dense bfloat16 tensor-core peaks in floating-point operations per second, from the makers' data
-# sheets (no sparsity). The first name that the device's own name contains counts.
+# sheets (no sparsity). The first name whose words the device's own name contains counts.
 PEAK_FLOPS = {
+    "GB200": 2500e12,
     "B200": 2250e12,
     "GH200": 989e12,
+    "H200 NVL": 835e12,
     "H200": 989e12,
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
     "H100": 989e12,
+    "H800": 989e12,
+    "H20": 148e12,
     "A100": 312e12,
     "A800": 312e12,
     "A40": 150e12,
@@ -25,6 +30,8 @@ PEAK_FLOPS = {
     "L40S": 362e12,
     "L40": 181e12,
     "L4": 121e12,
+    "RTX 6000 Ada": 364e12,
+    "RTX 5090": 209e12,
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
     "MI300X": 1307e12,
@@ -33,9 +40,14 @@ PEAK_FLOPS = {
 
 
 def peak_flops(device_name: str) -> float | None:
-    """Peak of a device by the name its driver gives it, such as 'NVIDIA H100 80GB HBM3'."""
+    """Peak of a device by the name its driver gives it, such as 'NVIDIA H100 80GB HBM3'.
+
+    None for one that is not in the table, and for a share of a GPU (MIG).
+    """
+    if "MIG" in device_name:
+        return None
     for name, flops in PEAK_FLOPS.items():
-        if name in device_name:
+        if re.search(rf"\b{name}\b", device_name):
             return flops
     return None
 

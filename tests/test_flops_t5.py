@@ -39,4 +39,17 @@ def test_peaks_are_found_by_the_drivers_names():
     assert peak_flops("NVIDIA H100 PCIe") == 756e12
     assert peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
     assert peak_flops("NVIDIA L40S") == 362e12
-    assert peak_flops("AMD EPYC 9575F") is None
+    assert peak_flops("NVIDIA H200 NVL") == 835e12
+    assert peak_flops("NVIDIA H200") == 989e12
+    assert peak_flops("NVIDIA GB200") == 2500e12
+    assert peak_flops("NVIDIA A10G") == 70e12
+    assert peak_flops("NVIDIA A10") == 125e12
+    assert peak_flops("NVIDIA GeForce RTX 4090") == 165e12
+    assert peak_flops("NVIDIA RTX A6000") == 155e12
+
+
+@pytest.mark.parametrize(
+    "name", ["AMD EPYC 9575F", "NVIDIA RTX A4000", "NVIDIA RTX A1000", "NVIDIA A100 MIG 1g.5gb"]
+)
+def test_no_peak_is_better_than_another_device_s(name):
+    assert peak_flops(name) is None
