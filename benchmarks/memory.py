@@ -28,6 +28,7 @@ if sys.argv[-1].startswith("ours"):
 import argparse  # noqa: E402
 import contextlib  # noqa: E402
 import functools  # noqa: E402
+import gc  # noqa: E402
 import subprocess  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 
@@ -66,7 +67,6 @@ def make_way(name: str, *, shape: str, changes: dict, use_cpu: bool) -> tuple[ob
     """(model, loss) of a way."""
     if name.startswith("stock"):
         model, loss = stock_model(shape, **changes), stock_loss
-        model.set_attn_implementation("eager" if use_cpu else "sdpa")
     else:
         model, loss = our_model(shape, use_cpu=use_cpu, **changes), our_loss
     if name.endswith("checkpointing"):
@@ -164,6 +164,8 @@ def main() -> None:
     budgets: dict[int, int] = {}
     print(f"{flags.shape} {flags.changes} on {'shapes alone' if use_cpu else 'a GPU'}")
     for name in names:
+        model = peak = None
+        gc.collect()  # or the model before would count
         with FakeTensorMode() if use_cpu else contextlib.nullcontext():
             settings = {"changes": shape_changes(flags.changes), "use_cpu": use_cpu}
             model, loss = make_way(name, shape=flags.shape, **settings)

