@@ -156,7 +156,9 @@ def _summed_like(table: torch.Tensor, shape: torch.Size, dtype: torch.dtype) -> 
         for row in table[1:]:
             total += row
         return total.to(dtype)
-    return table.sum_to_size(shape).to(dtype)
+    wide = torch.promote_types(table.dtype, torch.float32)
+    summed = [dim for dim, size in enumerate(shape) if size == 1 and table.shape[dim] != 1]
+    return (table.sum(summed, keepdim=True, dtype=wide) if summed else table).to(dtype)
 
 
 def lean_attention(
@@ -191,11 +193,12 @@ def sdpa_attention(
 ) -> tuple[torch.Tensor, None]:
     """As `lean_attention`, by torch's kernels."""
     tables = bias_and_mask(module, position_bias, attention_mask, dtype=query.dtype)
+    tables = [table.to(query.dtype) for table in tables]  # a sum in float32 would be kept as well
     output = functional.scaled_dot_product_attention(
         query,
         key,
         value,
-        attn_mask=functools.reduce(torch.add, tables).to(query.dtype) if tables else None,
+        attn_mask=functools.reduce(torch.add, tables) if tables else None,
         dropout_p=dropout,
         scale=scaling,
     )
@@ -213,14 +216,18 @@ def flex_attention(
     position_bias: torch.Tensor | None = None,
     **kwargs,
 ) -> tuple[torch.Tensor, None]:
-    """As `lean_attention`, by a kernel made for it; with dropout, which it lacks, by `sdpa`."""
-    if dropout:
+    """As `lean_attention`, by a kernel made for it; with dropout, which it lacks, by `sdpa`.
+
+    On a GPU it is compiled for each shape, and after 8 torch gives up: so only what trains, whose
+    shape is one, goes through it, and evaluation and generation through `sdpa`.
+    """
+    if dropout or (query.is_cuda and not torch.is_grad_enabled()):
         arguments = (module, query, key, value, attention_mask, scaling, dropout, position_bias)
         return sdpa_attention(*arguments)
     bias = None
     if position_bias is not None and not is_cross_attention(module):
         bias = by_distance(position_bias)
-    output = _flex()(
+    output = _flex(query.is_cuda)(
         query, key, value, score_mod=_score_mod(bias, attention_mask, query), scale=scaling
     )
     return output.transpose(1, 2).contiguous(), None
@@ -252,11 +259,11 @@ def _score_mod(bias: torch.Tensor | None, mask: torch.Tensor | None, query: torc
 
 
 @functools.cache
-def _flex():
+def _flex(is_cuda: bool):
     """FlexAttention, compiled on a GPU: uncompiled it makes the whole table of scores."""
     from torch.nn.attention.flex_attention import flex_attention as kernel
 
-    return torch.compile(kernel, dynamic=False) if torch.cuda.is_available() else kernel
+    return torch.compile(kernel, dynamic=False) if is_cuda else kernel
 
 
 def _scaled(query: torch.Tensor, scaling: float | None) -> torch.Tensor:
@@ -274,6 +281,10 @@ def registered_attention(name: str, *, use_cpu: bool) -> str:
         name = "lean" if use_cpu else "sdpa"
     if name not in OWN:
         return name
+    if not use_cpu:
+        # cuDNN's attention plans anew for each shape, and generation has one for each token
+        # (half a second each: modelscope/FunASR#3704); it takes no bias that learns anyway.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     AttentionInterface.register(f"t5_{name}", OWN[name])
     AttentionMaskInterface.register(f"t5_{name}", smallest_mask)
     return f"t5_{name}"

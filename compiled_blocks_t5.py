@@ -9,6 +9,7 @@ last batch run as they are.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Callable
 
@@ -36,7 +37,8 @@ def as_they_are() -> contextlib.AbstractContextManager:
 
 def pays(*, is_cuda: bool, num_steps: int, step_flops: float) -> bool:
     """Whether a run is so long that compiling comes back; on a CPU also whether it can be done."""
-    if is_cuda:
-        return num_steps >= LEAST_GPU_STEPS
+    if is_cuda:  # Triton needs a compiler of C
+        has_compiler = "CC" in os.environ or shutil.which("gcc") or shutil.which("clang")
+        return num_steps >= LEAST_GPU_STEPS and bool(has_compiler)
     seconds = num_steps * step_flops / (CPU_FLOPS_PER_CORE * torch.get_num_threads())
     return seconds >= LEAST_CPU_SECONDS and shutil.which("g++") is not None

@@ -99,8 +99,16 @@ def test_a_resumed_run_compiles_for_the_shape_that_it_began_with(
     assert counter.batch_sizes == {4}
 
 
-def test_a_run_pays_for_compiling_if_it_is_long():
+def test_a_run_pays_for_compiling_if_it_is_long(monkeypatch):
+    monkeypatch.setenv("CC", "gcc")
     small = {"is_cuda": False, "step_flops": 1e9}
     assert not pays(num_steps=1000, **small)
     assert not pays(is_cuda=True, num_steps=999, step_flops=1e15)
     assert pays(is_cuda=True, num_steps=1000, step_flops=1.0)
+
+
+def test_nothing_is_compiled_without_a_compiler(monkeypatch, tmp_path):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not pays(is_cuda=True, num_steps=10**6, step_flops=1.0)
+    assert not pays(is_cuda=False, num_steps=10**6, step_flops=1e15)
