@@ -219,8 +219,9 @@ def _ranked(
     correct: torch.Tensor,
 ) -> Iterator[Answer]:
     targets = {ids: number for number, ids in enumerate(words.ids)}
+    labels = batch["labels"].cpu()
     for row, example in enumerate(batch["example_index"].tolist()):
-        ids = batch["labels"][row]
+        ids = labels[row]
         gold = targets.get(tuple(ids[ids != IGNORE_ID].tolist()))
         is_known = gold is not None
         yield Answer(

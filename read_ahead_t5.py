@@ -44,7 +44,10 @@ class Order:
         return self
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Order:
-        self._moves.append(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device, non_blocking=non_blocking or tensor.is_pinned())
+
+        self._moves.append(move)
         return self
 
     def result(self) -> Batch:
