@@ -16,9 +16,9 @@ from transformers import AutoModelForSeq2SeqLM
 pytestmark = pytest.mark.cluster
 
 CONFIGURATION = ("accelerate", "launch", "--config_file", "runs/accelerate/fsdp.yaml")
-# This project's optimizer, and lengths that differ: a rank whose rows end early must go on.
+# Lengths that differ: a rank whose rows end early must go on.
 WORDS = [*ZERO, *FIRST_IS_BEST, "--save_total_limit", "5", "--eval_with", "generate"]
-WORDS += ["--optim", "adamw_rms", "--learning_rate", "1e-2"]
+WORDS += ["--learning_rate", "1e-2"]
 
 
 def fsdp(*words: str) -> str:
@@ -37,9 +37,10 @@ def largest_difference(a: Path, b: Path) -> float:
 def test_shares_train_as_copies_do_and_resume(tmp_path, pre_trained, task_dir):  # noqa: F811
     files = {"task_dir": task_dir, "model": pre_trained[0]}
     whole, halted, copies = (tmp_path / name for name in ("whole", "halted", "copies"))
-    text = fsdp(*fine_tuning_words(whole, **files), *WORDS)
+    words = [*WORDS, "--optim", "adamw_rms"]
+    text = fsdp(*fine_tuning_words(whole, **files), *words)
     assert "accelerate: 2 processes on 1 node, each on CPU (1 thread); FSDP\n" in text
-    assert "; DDP\n" in torchrun(*fine_tuning_words(copies, **files), *WORDS)
+    assert "; DDP\n" in torchrun(*fine_tuning_words(copies, **files), *words)
     for folder in (".", "checkpoint-3", "checkpoint-6"):
         assert largest_difference(whole / folder, copies / folder) < 1e-6
     assert largest_difference(whole, pre_trained[0]) > 1e-3
@@ -48,12 +49,26 @@ def test_shares_train_as_copies_do_and_resume(tmp_path, pre_trained, task_dir): 
     best = check_best_was_loaded(whole, task_dir=task_dir)
     assert not any(path.suffix == ".bin" for path in best.iterdir())
 
-    fsdp(*fine_tuning_words(halted, **files), *WORDS, "--resume_from_checkpoint", str(best))
+    fsdp(*fine_tuning_words(halted, **files), *words, "--resume_from_checkpoint", str(best))
     assert history(halted) == history(whole)
     last = whole / "checkpoint-6", halted / "checkpoint-6"
     assert largest_difference(*last) == largest_difference(halted, whole) == 0
     results = [json.loads((path / "all_results.json").read_text()) for path in (whole, halted)]
     assert results[0]["test_loss"] == results[1]["test_loss"]
+
+
+# Muon orthogonalises in bfloat16, and shares are summed in another order.
+@pytest.mark.parametrize(
+    ("optimizer", "most"), [("muon", 2e-3), ("schedule_free", 1e-6), ("t5_adafactor", 1e-6)]
+)
+def test_every_optimizer_takes_shares(tmp_path, pre_trained, task_dir, optimizer, most):  # noqa: F811
+    shares, copies = tmp_path / "shares", tmp_path / "copies"
+    for start, folder in ((fsdp, shares), (torchrun, copies)):
+        words = fine_tuning_words(folder, task_dir=task_dir, model=pre_trained[0])
+        start(*words, *WORDS, "--optim", optimizer)
+    for folder in ("checkpoint-3", "checkpoint-6"):
+        assert largest_difference(shares / folder, copies / folder) < most
+    assert largest_difference(shares / "checkpoint-6", pre_trained[0]) > 1e-2
 
 
 def test_fsdp_that_accelerate_would_leave_out_is_refused(tmp_path):
