@@ -133,15 +133,18 @@ class RmsScaledAdamW(StepByGroup):
                     step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p)
                 )
             self.state[p]["step"] += 1
+        rates = torch._foreach_mul(_sizes(params), group["lr"])
+        counts = {(self.state[p]["step"], p.device) for p in params}
+        steps = {(t, at): torch.full((), t, dtype=torch.float32, device=at) for t, at in counts}
         # torch's fused step goes through memory once, where one operation after the other took
         # ten passes (0.29 s against 0.05 s for 50 M parameters on a core) and a copy of all.
         beta1, beta2 = group["betas"]
-        for p, size in zip(params, _sizes(params), strict=True):
+        for p, rate in zip(params, rates, strict=True):
             state = self.state[p]
             torch._fused_adamw_(
                 *([p], [p.grad], [state["exp_avg"]], [state["exp_avg_sq"]], []),
-                [torch.full((), state["step"], dtype=torch.float32, device=p.device)],
-                lr=group["lr"] * size,
+                [steps[state["step"], p.device]],
+                lr=rate,
                 beta1=beta1,
                 beta2=beta2,
                 weight_decay=0.0,
