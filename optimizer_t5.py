@@ -211,36 +211,40 @@ class Muon(RmsScaledAdamW):
         if group["role"] != "hidden":
             super()._step_group(group, params)
             return
+        of_shape: dict[torch.Size, list[torch.Tensor]] = {}
         for p in params:
             if not self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
+            of_shape.setdefault(p.shape, []).append(p)
+        for alike in of_shape.values():
+            self._step_matrices(group, alike)
+
+    def _step_matrices(self, group: dict, params: list[torch.Tensor]) -> None:
+        """One step of matrices of one shape, which are copied together and no others with them."""
         gradients = [p.grad for p in params]
         momenta = [self.state[p]["momentum"] for p in params]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-        updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
+        updates = torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"]))
         updates = orthogonal_blocks(updates, blocks=group["blocks"])
         if group["update_rms"] is None:
-            torch._foreach_mul_(updates, _sizes(params))
+            updates *= torch.stack(_sizes(params)).view(-1, 1, 1)
         else:
-            torch._foreach_mul_(updates, group["update_rms"])
+            updates *= group["update_rms"]
         if group["weight_decay"]:
             torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(params, updates, alpha=-group["lr"])
+        torch._foreach_add_(params, updates.unbind(), alpha=-group["lr"])
 
 
-def orthogonal_blocks(
-    matrices: list[torch.Tensor], *, blocks: tuple[int, int] | None
-) -> list[torch.Tensor]:
-    """Each matrix with its blocks made orthogonal, scaled to an RMS of about 1.
+def orthogonal_blocks(matrices: torch.Tensor, *, blocks: tuple[int, int] | None) -> torch.Tensor:
+    """[matrices, rows, columns], each block made orthogonal and scaled to an RMS of about 1.
 
     `blocks` is (0, n) for n equal blocks of rows, (1, n) for columns, None for the whole matrix.
     """
     dim, count = blocks or (0, 1)
-    parts = orthogonal([part for matrix in matrices for part in matrix.chunk(count, dim)])
-    torch._foreach_mul_(parts, [math.sqrt(max(part.shape)) for part in parts])
-    if count == 1:
-        return parts
-    return [torch.cat(parts[i : i + count], dim) for i in range(0, len(parts), count)]
+    # [matrices, blocks, rows of a block, its columns]. No view: FSDP2's shares may cut a block.
+    parts = torch.stack(matrices.bfloat16().chunk(count, 1 + dim), 1)
+    whole = torch.cat(orthogonal(parts).unbind(1), 1 + dim)
+    return whole.to(matrices.dtype).mul_(math.sqrt(max(parts.shape[2:])))
 
 
 # Coefficients of the quintic a x + b x^3 + c x^5 that drives singular values towards 1 (Jordan).
@@ -248,26 +252,18 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
 
 
-def orthogonal(matrices: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-    """Each matrix with its singular values brought to 0.7 ... 1.2, in bfloat16 and back."""
-    wide = [m.mT if m.size(0) > m.size(1) else m for m in matrices]
-    results: list[torch.Tensor] = list(wide)
-    of_shape: dict[tuple[int, int], list[int]] = {}
-    for index, matrix in enumerate(wide):
-        of_shape.setdefault(tuple(matrix.shape), []).append(index)
+def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
+    """[..., rows, columns], singular values brought to 0.7 ... 1.2, in bfloat16 and back."""
+    is_tall = matrices.size(-2) > matrices.size(-1)
+    wide = matrices.mT if is_tall else matrices
+    x = wide.to(torch.bfloat16, memory_format=torch.contiguous_format).flatten(0, -3)
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)
     a, b, c = NEWTON_SCHULZ
-    for indices in of_shape.values():
-        x = torch.stack([wide[index] for index in indices]).bfloat16()
-        x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)
-        for _ in range(NEWTON_SCHULZ_STEPS):
-            gram = x @ x.mT
-            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-        for index, result in zip(indices, x, strict=True):
-            results[index] = result.to(wide[index].dtype)
-    return [
-        (r.mT if m.size(0) > m.size(1) else r).contiguous()
-        for r, m in zip(results, matrices, strict=True)
-    ]
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    x = x.view(wide.shape)
+    return (x.mT if is_tall else x).to(matrices.dtype)
 
 
 class ScheduleFreeAdamW(StepByGroup):

@@ -19,6 +19,7 @@ from errors import UserError
 from flags import parse_flags
 from optimizer_t5 import (
     CHOSEN_BY_PRESET,
+    NEWTON_SCHULZ,
     OPTIMIZERS,
     PRESETS,
     SCHEDULES,
@@ -30,6 +31,7 @@ from optimizer_t5 import (
     make_optimizer,
     optimizer_settings,
     orthogonal,
+    orthogonal_blocks,
     parameter_groups,
     read_settings,
     schedule_settings,
@@ -152,8 +154,32 @@ def test_muons_step_has_the_size_of_the_matrix_and_no_preferred_direction():
     u, _, v = torch.linalg.svd(gradients[0][0], full_matrices=False)
     nearest = u @ v
     assert torch.nn.functional.cosine_similarity(moved.flatten(), nearest.flatten(), 0) > 0.95
-    singular = torch.linalg.svdvals(orthogonal([gradients[0][0]])[0])
+    singular = torch.linalg.svdvals(orthogonal(gradients[0][0][None])[0])
     assert singular.min() > 0.6 and singular.max() < 1.3
+
+
+@pytest.mark.parametrize(
+    ("shape", "blocks"),
+    [
+        *(((6, 4), None), ((4, 6), None), ((5, 5), None), ((96, 32), None)),
+        *(((8, 6), (0, 4)), ((6, 8), (1, 4)), ((24, 8), (0, 2)), ((8, 24), (1, 2))),
+    ],
+)
+def test_blocks_orthogonalised_together_equal_one_by_one(shape, blocks):
+    """Tall and wide, whole, of rows and of columns."""
+    matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    dim, count = blocks or (0, 1)
+    a, b, c = NEWTON_SCHULZ
+    for matrix, found in zip(matrices, orthogonal_blocks(matrices, blocks=blocks), strict=True):
+        for block, part in zip(matrix.chunk(count, dim), found.chunk(count, dim), strict=True):
+            is_tall = block.size(0) > block.size(1)
+            x = (block.mT if is_tall else block).bfloat16()
+            x = x / x.norm()
+            for _ in range(5):
+                gram = x @ x.mT
+                x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+            want = (x.mT if is_tall else x).float() * math.sqrt(max(block.shape))
+            assert torch.equal(part, want)
 
 
 @pytest.mark.parametrize("dim", [0, 1])
@@ -171,7 +197,7 @@ def test_each_attention_head_is_made_orthogonal_by_itself(dim):
     Muon(groups, lr=0.01).step()
     moved = (1 - whole.detach()).chunk(2, dim)
     for head, gradient in zip(moved, heads, strict=True):
-        (alone,) = orthogonal([gradient])
+        (alone,) = orthogonal(gradient[None])
         torch.testing.assert_close(head, 0.01 * math.sqrt(6) * alone, rtol=0, atol=1e-3)
 
 
