@@ -20,7 +20,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers.optimization import (
     TYPE_TO_SCHEDULER_FUNCTION,
-    Adafactor,
     get_constant_schedule_with_warmup,
     get_cosine_with_min_lr_schedule_with_warmup,
     get_wsd_schedule,
@@ -32,48 +31,6 @@ RMS_FLOOR = 1e-3
 
 
 # ---- optimizers ---------------------------------------------------------------------------------
-
-
-class T5Adafactor(Adafactor):
-    """Adafactor as T5 was trained: factored, parameter scaling, clip 1.0, decay 0.8, no momentum.
-
-    One step t, per parameter p with gradient g, V the factored average of g^2 (of all of it where
-    a side is shorter than `min_dim_size_to_factor`), b = 1 - t^-decay_rate:
-
-        V = b V + (1 - b) (g^2 + 1e-30)          u = g / sqrt(V)
-        p -= lr max(1e-3, RMS(p)) u / max(1, RMS(u) / clip_threshold)
-
-    transformers' class computes this, but factors every matrix. Source: t5x/adafactor.py and its
-    gin files.
-    """
-
-    def __init__(
-        self,
-        params: Iterable,
-        lr: float = 1e-3,
-        weight_decay: float = 0.0,
-        *,
-        clip_threshold: float = 1.0,
-        decay_rate: float = 0.8,
-        min_dim_size_to_factor: int = 128,
-    ):
-        super().__init__(
-            params,
-            lr=lr,
-            weight_decay=weight_decay,
-            eps=(1e-30, RMS_FLOOR),
-            clip_threshold=clip_threshold,
-            decay_rate=-decay_rate,
-            beta1=None,
-            scale_parameter=True,
-            relative_step=False,
-            warmup_init=False,
-        )
-        self.min_dim_size_to_factor = min_dim_size_to_factor
-
-    def _get_options(self, param_group: dict, param_shape: tuple) -> tuple[bool, bool]:
-        long_sides = [side for side in param_shape if side >= self.min_dim_size_to_factor]
-        return len(long_sides) >= 2, False
 
 
 class StepByGroup(Optimizer):
@@ -98,6 +55,71 @@ class StepByGroup(Optimizer):
     @abstractmethod
     def _step_group(self, group: dict, params: list[torch.Tensor]) -> None:
         """One step of parameters that all have a gradient."""
+
+
+class T5Adafactor(StepByGroup):
+    """Adafactor as T5 was trained: factored, parameter scaling, clip 1.0, decay 0.8, no momentum.
+
+    One step t, per parameter p with gradient g, V the factored average of g^2 (of all of it where
+    a side is shorter than `min_dim_size_to_factor`), b = 1 - t^-decay_rate:
+
+        V = b V + (1 - b) (g^2 + 1e-30)          u = g / sqrt(V)
+        p -= lr max(1e-3, RMS(p)) (u / max(1, RMS(u) / clip_threshold) + weight_decay p)
+
+    transformers' class factors every matrix, and waits for the device once per parameter, whose RMS
+    it compares on the host. Source: t5x/adafactor.py and its gin files.
+    """
+
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        *,
+        clip_threshold: float = 1.0,
+        decay_rate: float = 0.8,
+        min_dim_size_to_factor: int = 128,
+    ):
+        super().__init__(
+            params,
+            {
+                **{"lr": lr, "weight_decay": weight_decay, "clip_threshold": clip_threshold},
+                "decay_rate": -decay_rate,  # the sign that it has in transformers' checkpoints
+            },
+        )
+        self.min_dim_size_to_factor = min_dim_size_to_factor
+
+    def _step_group(self, group: dict, params: list[torch.Tensor]) -> None:
+        rates = torch._foreach_mul(_sizes(params), group["lr"])
+        # One by one: copies of all parameters would cost what the factors save.
+        for p, rate in zip(params, rates, strict=True):
+            update = self._direction(p, decay_rate=group["decay_rate"])
+            rms = update.norm() / math.sqrt(update.numel())
+            update /= (rms / group["clip_threshold"]).clamp_(min=1.0)
+            update *= rate
+            if group["weight_decay"]:
+                p -= p * (rate * group["weight_decay"])
+            p -= update
+
+    def _direction(self, p: torch.Tensor, *, decay_rate: float) -> torch.Tensor:
+        """g / sqrt(V), after g^2 went into V: averages of its rows and columns, or all of it."""
+        squares = p.grad.square().add_(1e-30)
+        state = self.state[p]
+        if sum(side >= self.min_dim_size_to_factor for side in p.shape) < 2:
+            averages = {"exp_avg_sq": squares}
+        else:
+            averages = {"exp_avg_sq_row": squares.mean(-1), "exp_avg_sq_col": squares.mean(-2)}
+        if not state:
+            state.update(step=0, **{key: torch.zeros_like(new) for key, new in averages.items()})
+        state["step"] += 1
+        kept = 1 - state["step"] ** decay_rate
+        for key, new in averages.items():
+            state[key].mul_(kept).add_(new, alpha=1 - kept)
+        if "exp_avg_sq" in state:
+            return state["exp_avg_sq"].rsqrt().mul_(p.grad)
+        rows, columns = state["exp_avg_sq_row"], state["exp_avg_sq_col"]
+        row_factors = (rows / rows.mean(-1, keepdim=True)).rsqrt_()
+        return (row_factors.unsqueeze(-1) * columns.unsqueeze(-2).rsqrt()).mul_(p.grad)
 
 
 class RmsScaledAdamW(StepByGroup):

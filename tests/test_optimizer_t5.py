@@ -1,6 +1,6 @@
 """Proves that optimizers and schedules compute their formulas, against references written out here
-in double precision and against torch's own Muon; that a checkpoint costs no bit; that nothing a
-user sets is ignored."""
+in double precision and against torch's and transformers' own; that a checkpoint costs no bit; that
+a step launches few operations and waits for none; that nothing a user sets is ignored."""
 
 import copy
 import io
@@ -12,6 +12,8 @@ import torch
 from conftest import make_sentences
 from one_step import tiny_model
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.optimization import Adafactor
 
 import pre_train_t5
 from arguments_t5 import PreTrainingModelArguments
@@ -120,6 +122,22 @@ def test_adafactor_follows_t5x(least_factored):
     optimizer = T5Adafactor(params, lr=0.01, min_dim_size_to_factor=least_factored)
     run(optimizer, params, gradients)
     assert_near(params, expected)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_adafactor_goes_on_from_a_checkpoint_of_transformers_class(weight_decay):
+    """Which factors what has two sides, waits for each parameter's RMS, and computes the same."""
+    theirs, gradients = parameters_and_gradients(steps=4)
+    settings = {"lr": 0.01, "weight_decay": weight_decay}
+    library = Adafactor(theirs, **settings, relative_step=False, scale_parameter=True)
+    run(library, theirs, gradients[:2])
+    ours = [nn.Parameter(p.detach().clone()) for p in theirs]
+    optimizer = T5Adafactor(ours, **settings, min_dim_size_to_factor=2)
+    optimizer.load_state_dict(copy.deepcopy(library.state_dict()))
+    run(library, theirs, gradients[2:])
+    run(optimizer, ours, gradients[2:])
+    for p, want in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, want, rtol=1e-6, atol=0)
 
 
 def test_t5_factors_sides_of_128_and_more_only():
@@ -329,6 +347,50 @@ def test_a_t5s_parameters_by_role(tied, tokenizer):
         ("rest", None, ["shared", "relative_attention_bias", "relative_attention_bias"]),
     ]
     assert role == "rest" and len(norms) == 12 and all(name.endswith("norm") for name in norms)
+
+
+class Operations(TorchDispatchMode):
+    """Notes what is launched, by name. Views are not; an operation on a list counts as one."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        if not operation.is_view:
+            self.names.append(operation.overloadpacket.__name__)
+        return operation(*args, **(kwargs or {}))
+
+
+def operations_of_a_step(name: str, model: nn.Module) -> list[str]:
+    """Of the second step, which finds its state made."""
+    optimizer = optimizer_of(name, model)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    with Operations() as operations:
+        optimizer.step()
+    return operations.names
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("t5_adafactor", 800), ("adamw_rms", 120), ("muon", 220), ("schedule_free", 120)],
+)
+def test_a_step_launches_few_operations(name, most, tokenizer):
+    """A T5 of 52 parameters, whose attentions have 96 blocks in all."""
+    model = tiny_model(tokenizer)
+    assert len(list(model.parameters())) == 52
+    assert len(operations_of_a_step(name, model)) < most
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_no_step_waits_for_a_number(name, tokenizer):
+    """item() and a comparison stop the host until a GPU has done all that it was given."""
+    with Operations() as operations:
+        assert torch.ones(()) > 0
+    assert "_local_scalar_dense" in operations.names  # what such a read is called
+    assert "_local_scalar_dense" not in operations_of_a_step(name, tiny_model(tokenizer))
 
 
 def train(model: nn.Module, optimizer, schedule, *, steps: range) -> None:
