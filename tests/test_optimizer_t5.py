@@ -1,6 +1,6 @@
 """Proves that optimizers and schedules compute their formulas, against references written out here
-in double precision and against torch's own Muon; that a checkpoint costs no bit; that nothing a
-user sets is ignored."""
+in double precision and against torch's and transformers' own; that a checkpoint costs no bit; that
+a step launches few operations and waits for none; that nothing a user sets is ignored."""
 
 import copy
 import io
@@ -12,6 +12,8 @@ import torch
 from conftest import make_sentences
 from one_step import tiny_model
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.optimization import Adafactor
 
 import pre_train_t5
 from arguments_t5 import PreTrainingModelArguments
@@ -19,6 +21,7 @@ from errors import UserError
 from flags import parse_flags
 from optimizer_t5 import (
     CHOSEN_BY_PRESET,
+    NEWTON_SCHULZ,
     OPTIMIZERS,
     PRESETS,
     SCHEDULES,
@@ -30,6 +33,7 @@ from optimizer_t5 import (
     make_optimizer,
     optimizer_settings,
     orthogonal,
+    orthogonal_blocks,
     parameter_groups,
     read_settings,
     schedule_settings,
@@ -120,6 +124,22 @@ def test_adafactor_follows_t5x(least_factored):
     assert_near(params, expected)
 
 
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_adafactor_goes_on_from_a_checkpoint_of_transformers_class(weight_decay):
+    """Which factors what has two sides, waits for each parameter's RMS, and computes the same."""
+    theirs, gradients = parameters_and_gradients(steps=4)
+    settings = {"lr": 0.01, "weight_decay": weight_decay}
+    library = Adafactor(theirs, **settings, relative_step=False, scale_parameter=True)
+    run(library, theirs, gradients[:2])
+    ours = [nn.Parameter(p.detach().clone()) for p in theirs]
+    optimizer = T5Adafactor(ours, **settings, min_dim_size_to_factor=2)
+    optimizer.load_state_dict(copy.deepcopy(library.state_dict()))
+    run(library, theirs, gradients[2:])
+    run(optimizer, ours, gradients[2:])
+    for p, want in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, want, rtol=1e-6, atol=0)
+
+
 def test_t5_factors_sides_of_128_and_more_only():
     shapes = [(128, 128), (32, 128), (127, 300)]
     params, gradients = parameters_and_gradients(1, shapes, [1.0, 1.0, 1.0])
@@ -152,8 +172,32 @@ def test_muons_step_has_the_size_of_the_matrix_and_no_preferred_direction():
     u, _, v = torch.linalg.svd(gradients[0][0], full_matrices=False)
     nearest = u @ v
     assert torch.nn.functional.cosine_similarity(moved.flatten(), nearest.flatten(), 0) > 0.95
-    singular = torch.linalg.svdvals(orthogonal([gradients[0][0]])[0])
+    singular = torch.linalg.svdvals(orthogonal(gradients[0][0][None])[0])
     assert singular.min() > 0.6 and singular.max() < 1.3
+
+
+@pytest.mark.parametrize(
+    ("shape", "blocks"),
+    [
+        *(((6, 4), None), ((4, 6), None), ((5, 5), None), ((96, 32), None)),
+        *(((8, 6), (0, 4)), ((6, 8), (1, 4)), ((24, 8), (0, 2)), ((8, 24), (1, 2))),
+    ],
+)
+def test_blocks_orthogonalised_together_equal_one_by_one(shape, blocks):
+    """Tall and wide, whole, of rows and of columns."""
+    matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    dim, count = blocks or (0, 1)
+    a, b, c = NEWTON_SCHULZ
+    for matrix, found in zip(matrices, orthogonal_blocks(matrices, blocks=blocks), strict=True):
+        for block, part in zip(matrix.chunk(count, dim), found.chunk(count, dim), strict=True):
+            is_tall = block.size(0) > block.size(1)
+            x = (block.mT if is_tall else block).bfloat16()
+            x = x / x.norm()
+            for _ in range(5):
+                gram = x @ x.mT
+                x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+            want = (x.mT if is_tall else x).float() * math.sqrt(max(block.shape))
+            assert torch.equal(part, want)
 
 
 @pytest.mark.parametrize("dim", [0, 1])
@@ -171,7 +215,7 @@ def test_each_attention_head_is_made_orthogonal_by_itself(dim):
     Muon(groups, lr=0.01).step()
     moved = (1 - whole.detach()).chunk(2, dim)
     for head, gradient in zip(moved, heads, strict=True):
-        (alone,) = orthogonal([gradient])
+        (alone,) = orthogonal(gradient[None])
         torch.testing.assert_close(head, 0.01 * math.sqrt(6) * alone, rtol=0, atol=1e-3)
 
 
@@ -303,6 +347,50 @@ def test_a_t5s_parameters_by_role(tied, tokenizer):
         ("rest", None, ["shared", "relative_attention_bias", "relative_attention_bias"]),
     ]
     assert role == "rest" and len(norms) == 12 and all(name.endswith("norm") for name in norms)
+
+
+class Operations(TorchDispatchMode):
+    """Notes what is launched, by name. Views are not; an operation on a list counts as one."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        if not operation.is_view:
+            self.names.append(operation.overloadpacket.__name__)
+        return operation(*args, **(kwargs or {}))
+
+
+def operations_of_a_step(name: str, model: nn.Module) -> list[str]:
+    """Of the second step, which finds its state made."""
+    optimizer = optimizer_of(name, model)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    with Operations() as operations:
+        optimizer.step()
+    return operations.names
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("t5_adafactor", 800), ("adamw_rms", 120), ("muon", 220), ("schedule_free", 120)],
+)
+def test_a_step_launches_few_operations(name, most, tokenizer):
+    """A T5 of 52 parameters, whose attentions have 96 blocks in all."""
+    model = tiny_model(tokenizer)
+    assert len(list(model.parameters())) == 52
+    assert len(operations_of_a_step(name, model)) < most
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_no_step_waits_for_a_number(name, tokenizer):
+    """item() and a comparison stop the host until a GPU has done all that it was given."""
+    with Operations() as operations:
+        assert torch.ones(()) > 0
+    assert "_local_scalar_dense" in operations.names  # what such a read is called
+    assert "_local_scalar_dense" not in operations_of_a_step(name, tiny_model(tokenizer))
 
 
 def train(model: nn.Module, optimizer, schedule, *, steps: range) -> None:
