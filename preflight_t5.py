@@ -37,6 +37,7 @@ from checkpoints_t5 import whole_checkpoints
 from corpora_t5 import CORPORA, Source, read_documents
 from errors import Problems, SaidElsewhere, UserError
 from hub import use_hub
+from loss_t5 import CHUNK_BYTES
 from model_t5 import EMBEDDING_MULTIPLE, shape_of
 from plan_t5 import ENGINES, GIGABYTE, Model, Need, count_parameters, plan_model
 from remote_checkpoints_t5 import RemoteCheckpoints
@@ -451,6 +452,7 @@ def check_machine(
             bf16=bf16,
             optimizer=optimizer,
             gradient_checkpointing=gradient_checkpointing,
+            use_cpu=device.type == "cpu",
             engine=engine,
             num_ranks=num_ranks,
             trains_adapters=trains_adapters,
@@ -520,15 +522,16 @@ def rough_model(
     def kept(tokens: int, *, attended: Sequence[int]) -> int:
         squares = sum(4 * heads * tokens * other for other in attended)
         crossed = sum(4 * inner * (tokens + other) for other in attended)
-        return squares + crossed + tokens * (12 * width + 12 * config.d_ff)
+        return squares + crossed + tokens * 8 * (width + config.d_ff)
 
     encoder = len(model.encoder.block) * kept(input_tokens, attended=[input_tokens])
     decoder = len(model.decoder.block) * kept(target_tokens, attended=[target_tokens, input_tokens])
-    logits = 5 * target_tokens * config.vocab_size
+    # A chunk's logits, three times.
+    logits = 3 * min(4 * num_examples * target_tokens * config.vocab_size, CHUNK_BYTES)
     # The position biases of both stacks, and their gradients, do not grow with the batch.
     biases = 4 * heads * (input_tokens**2 + target_tokens**2)
     gathered = 4 * width * (input_tokens + target_tokens)
-    activations = 4 * (num_examples * (encoder + decoder + logits + gathered) + biases)
+    activations = 4 * (num_examples * (encoder + decoder + gathered) + biases) + logits
     # Gradients of the embedding by both stacks and their sum, and of the head.
     activations += 4 * 4 * config.vocab_size * width
     activations += 2 * counted.num_parameters if bf16 else 0  # the weights' copies under autocast
@@ -547,6 +550,7 @@ def check_memory(
     bf16: bool,
     optimizer: str,
     gradient_checkpointing: bool,
+    use_cpu: bool,
     engine: str,
     num_ranks: int,
     trains_adapters: bool,
@@ -576,6 +580,7 @@ def check_memory(
             model_class,
             config,
             gradient_checkpointing=gradient_checkpointing,
+            use_cpu=use_cpu,
             engine=engine,
             **shape,
         )

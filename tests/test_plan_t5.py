@@ -1,18 +1,32 @@
 """Proves that the planned memory is what torch's own profiler finds being allocated in a real step,
-within 10 %, that parameters are those of the real model, and that the arithmetic of the engines is
-the published one."""
+within 10 %, that a GPU's is counted with its kernels, that parameters are those of the real model,
+and that the arithmetic of the engines is the published one."""
 
 import functools
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
 from torch.optim import AdamW
 from torch.profiler import ProfilerActivity, profile
 from transformers import T5Config, T5ForConditionalGeneration
 from transformers.optimization import Adafactor
 
+from attention_t5 import registered_attention
+from constants import MODEL_SHAPES
+from layers_t5 import with_fast_layers
 from loss_t5 import answering_with, summed_loss, with_loss_head
-from plan_t5 import ENGINES, Model, memory_table, plan_model, state_bytes, time_lines
+from plan_t5 import (
+    ENGINES,
+    LiveBytes,
+    Model,
+    gpu_kernels,
+    memory_table,
+    plan_model,
+    state_bytes,
+    time_lines,
+)
 
 SHAPES = {
     "many activations": ({"d_model": 64, "d_ff": 128, "vocab_size": 256}, (16, 96, 48)),
@@ -26,13 +40,13 @@ def config_of(**changes) -> T5Config:
     fields |= {
         "decoder_start_token_id": 0,
         "dropout_rate": 0.1,
-        "attn_implementation": "eager",
+        "attn_implementation": registered_attention("auto", use_cpu=True),
         "use_cache": False,
     }
     return T5Config(**(fields | changes))
 
 
-def plan(config, shape, *, bf16=False, checkpointing=False) -> Model:
+def plan(config, shape, *, bf16=False, checkpointing=False, use_cpu=True) -> Model:
     return plan_model(
         T5ForConditionalGeneration,
         config,
@@ -42,12 +56,13 @@ def plan(config, shape, *, bf16=False, checkpointing=False) -> Model:
         bf16=bf16,
         optimizer="adamw_torch",
         gradient_checkpointing=checkpointing,
+        use_cpu=use_cpu,
     )
 
 
 def measured(config, shape, *, bf16: bool, checkpointing: bool) -> int:
     """Peak of what the allocator gave out during the second of two real steps, parameters apart."""
-    model = with_loss_head(T5ForConditionalGeneration(config)).train()
+    model = with_fast_layers(with_loss_head(T5ForConditionalGeneration(config))).train()
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     inputs, labels = (torch.ones((shape[0], n), dtype=torch.long) for n in shape[1:])
@@ -88,6 +103,60 @@ def test_planned_memory_is_what_the_profiler_finds(name, bf16, checkpointing):
     parameters_and_states = 4 * model.num_parameters + model.state_bytes
     found = parameters_and_states + measured(config, shape, bf16=bf16, checkpointing=checkpointing)
     assert ENGINES["DDP"](model, 1).total == pytest.approx(found, rel=0.1)
+
+
+def base_gigabytes(attention: str, *, checkpointing=False) -> float:
+    """Of T5 v1.1 base with 128 examples at 512/114 in bfloat16 and Adam, on one GPU."""
+    own = registered_attention(attention, use_cpu=False)
+    changes = {"dropout_rate": 0.0, "attn_implementation": own}
+    model = plan_model(
+        T5ForConditionalGeneration,
+        T5Config(**MODEL_SHAPES["t5-v1_1-base"] | changes),
+        num_examples=128,
+        input_tokens=512,
+        target_tokens=114,
+        bf16=True,
+        optimizer="adamw_torch",
+        gradient_checkpointing=checkpointing,
+        use_cpu=False,
+        engine="DDP",
+    )
+    return ENGINES["DDP"](model, 1).total / 1e9
+
+
+def test_a_gpu_is_planned_with_the_kernels_that_it_runs():
+    fused = base_gigabytes("sdpa")
+    assert 30 < fused < 50
+    assert base_gigabytes("flex") == fused
+    assert base_gigabytes("sdpa", checkpointing=True) < fused / 3
+    shares = 128 * 12 * (512**2 + 114**2 + 114 * 512) * 2 / 1e9  # of one layer of each kind
+    assert base_gigabytes("lean") > fused + 6 * shares
+
+
+@pytest.mark.parametrize(("use_cpu", "least", "most"), [(True, 3.5, 4.5), (False, 0.5, 1.5)])
+def test_scores_are_counted_where_they_are_made(use_cpu, least, most):
+    """In tables of all scores of one layer; on a GPU the gradient of the bias alone is one."""
+    config = config_of(num_layers=1, d_model=16, d_ff=16, num_heads=4, vocab_size=64)
+    config._attn_implementation = registered_attention("sdpa", use_cpu=False)
+    short, long = (plan(config, (8, n, 1), use_cpu=use_cpu).plain_bytes for n in (256, 512))
+    squares = (long - 2 * short) / (8 * 4 * (512**2 - 2 * 256**2) * 4)
+    assert least < squares < most
+
+
+def test_a_gpus_dropout_keeps_a_byte_for_each_number():
+    with FakeTensorMode():
+        states = torch.ones(1000, dtype=torch.bfloat16).requires_grad_()
+        with LiveBytes([states]) as live, gpu_kernels():
+            dropped = torch.nn.Dropout(0.1)(states)
+        assert live.now == dropped.nbytes + 1000
+
+
+def test_the_kernels_are_torchs_own_again():
+    own = (functional.scaled_dot_product_attention, functional.dropout)
+    with pytest.raises(ZeroDivisionError), gpu_kernels():
+        assert functional.dropout is not own[1]
+        raise ZeroDivisionError
+    assert (functional.scaled_dot_product_attention, functional.dropout) == own
 
 
 def test_parameters_are_those_of_the_real_model():
