@@ -134,7 +134,7 @@ def show_plan(
     """Prints what the run would need with every example as long as may be; gives no metrics."""
     if args.process_index == 0:
         print_plan(
-            *shape_of(**model_args.settings(), use_cpu=args.use_cpu),
+            *shape_of(**model_args.settings(), use_cpu=False),
             input_tokens=data_args.input_seq_length,
             target_tokens=data_args.target_seq_length,
             **args.planned(),

@@ -123,7 +123,7 @@ def show_plan(
     objective = objective_in_outline(data_args)
     if args.process_index == 0:
         print_plan(
-            *shape_of(**model_args.settings(), use_cpu=args.use_cpu),
+            *shape_of(**model_args.settings(), use_cpu=False),
             input_tokens=objective.input_length_tokens,
             target_tokens=objective.target_length_tokens,
             **args.planned(),

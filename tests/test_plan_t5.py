@@ -3,6 +3,7 @@ within 10 %, that a GPU's is counted with its kernels, that parameters are those
 and that the arithmetic of the engines is the published one."""
 
 import functools
+import importlib
 
 import pytest
 import torch
@@ -258,6 +259,19 @@ def test_the_scripts_print_a_plan_and_leave_nothing(tmp_path, monkeypatch, capsy
     assert fine_tune_t5.main(words) == {}
     assert "4 examples, 2,048 encoder and 256 decoder tokens" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("script", ["pre_train_t5", "fine_tune_t5"])
+def test_a_plan_is_for_gpus_on_a_machine_without_one_too(script, capsys):
+    main = importlib.import_module(script).main
+    words = ["--config_name", "t5-v1_1-small", "--use_cpu", "--bf16", "True", "--plan"]
+    words += ["--config_overrides", "num_layers=2,num_decoder_layers=2", "--plan_devices", "8"]
+    words += ["--train_file", "none.txt", "--max_steps", "9"]
+    tables = []
+    for attention in ("auto", "sdpa", "lean"):
+        main([*words, "--attn_implementation", attention])
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1] != tables[2]
 
 
 def test_a_device_that_is_not_known(tmp_path, monkeypatch):
