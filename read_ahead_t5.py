@@ -58,6 +58,13 @@ class Order:
         return batch
 
 
+def fetch(examples: Dataset, keys: Sequence[int]) -> Sequence:
+    """The examples of these keys, as a loader gives them to a collator."""
+    if hasattr(examples, "__getitems__"):
+        return examples.__getitems__(keys)
+    return [examples[key] for key in keys]
+
+
 class _Keys(Dataset):
     """A data set whose examples are their keys."""
 
@@ -154,11 +161,7 @@ class BatchReader:
 
     def _make(self, orders: list[Order]) -> list[Batch]:
         if len(orders) == 1:
-            return [self._collate(self._fetch(orders[0].keys))]
+            return [self._collate(fetch(self._examples, orders[0].keys))]
         keys = [key for order in orders for key in order.keys]
-        return self._collate.several(self._fetch(keys), sizes=[len(order.keys) for order in orders])
-
-    def _fetch(self, keys: Sequence[int]) -> Sequence:
-        if hasattr(self._examples, "__getitems__"):
-            return self._examples.__getitems__(keys)
-        return [self._examples[key] for key in keys]
+        sizes = [len(order.keys) for order in orders]
+        return self._collate.several(fetch(self._examples, keys), sizes=sizes)

@@ -53,6 +53,7 @@ from checkpoints_t5 import (
 from errors import StoppedOnRequest, UserError
 from fsdp_t5 import load_optimizer, load_weights, save_optimizer
 from loss_watch_t5 import BadBatch, LossWatch, replay
+from read_ahead_t5 import fetch
 from remote_checkpoints_t5 import BackgroundCopies, RemoteCheckpoints
 from run_files_t5 import require_same_run, write_run_yaml
 from stop_requests_t5 import REASONS, StopRequests, leave_signals_to_parent
@@ -470,15 +471,10 @@ class ResumableTrainer(Seq2SeqTrainer):
             state = load_file(folder / "model.safetensors")
             self.model.load_state_dict(state, strict=False)  # tied weights are saved once
         model = self.model.to(self.args.device).eval()
-        data = self.train_dataset
-        batches = []
-        for keys in bad.keys:
-            rows = (
-                data.__getitems__(keys)
-                if hasattr(data, "__getitems__")
-                else [data[k] for k in keys]
-            )
-            batches.append(self._prepare_inputs(self.data_collator(rows)))
+        batches = [
+            self._prepare_inputs(self.data_collator(fetch(self.train_dataset, keys)))
+            for keys in bad.keys
+        ]
         lines = replay(batches, model=model, loss_of=self._replayed_loss)
         if self.is_world_process_zero():
             print(f"Step {bad.step} with the weights of {folder or 'the start'}:")

@@ -54,7 +54,7 @@ ORDER = [
         "progress_t5",
     ),
     *("checkpoints_t5", "stop_requests_t5", "watchdog_t5", "loss_watch_t5", "fsdp_t5"),
-    *("remote_checkpoints_t5", "resumable_t5", "read_ahead_t5", "trainer_t5"),
+    *("remote_checkpoints_t5", "read_ahead_t5", "resumable_t5", "trainer_t5"),
     *("predictions", "task_sets_t5", "task_inference_t5"),
     *("run_records_t5", "curves_t5", "model_card_t5", "report", "explore_t5"),
     *("preflight_t5", "rehearsal_t5"),
