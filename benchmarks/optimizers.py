@@ -31,6 +31,7 @@ import time  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 
 import torch  # noqa: E402
+from accelerate import Accelerator  # noqa: E402
 from record import ROOT, append_row  # noqa: E402
 
 import pre_train_t5  # noqa: E402
@@ -255,6 +256,8 @@ def stepper(name: str, words: str):
         (trainer,) = built.args
     finally:
         T5Trainer.run = original
+    precision = "bf16" if trainer.args.bf16 else "no"
+    Accelerator(cpu=trainer.args.use_cpu, mixed_precision=precision)  # main() took its state along
     with contextlib.redirect_stdout(io.StringIO()):
         trainer.create_optimizer_and_scheduler(STEPS)
     loader = iter(trainer.get_train_dataloader())
